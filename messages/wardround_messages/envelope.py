@@ -1,0 +1,42 @@
+"""CloudEvents 1.0 in binary mode as AMQP headers: the RabbitMQ binding of the official SDKs."""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from wardround_messages.base import TEXT, Model
+from wardround_messages.codec import MalformedError, what_is_wrong
+
+PREFIX = "ce-"
+
+Attribute = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
+
+
+class Envelope(Model):
+    """The attributes of one event. `id` is kept over retries: the same id means the same body."""
+
+    specversion: Literal["1.0"] = "1.0"
+    id: Attribute
+    source: Annotated[str, Field(max_length=120, pattern=r"^urn:wardround:[a-z-]+:[a-z0-9-]+$")]
+    type: Annotated[str, Field(max_length=80, pattern=r"^io\.wardround\.[a-z-]+\.[a-z-]+\.v[1-9][0-9]?$")]
+    subject: Attribute
+    time: AwareDatetime
+    causationid: Attribute | None = None
+    traceparent: Annotated[str, Field(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None = None
+
+    def headers(self) -> dict[str, str]:
+        return {f"{PREFIX}{name}": value for name, value in self.model_dump(mode="json", exclude_none=True).items()}
+
+
+def read_headers(headers: dict[str, object]) -> Envelope:
+    """The envelope in AMQP headers; others are ignored, the broker adds its own.
+
+    Raises:
+        MalformedError: `envelope`, when an attribute is missing or out of bounds.
+    """
+    attributes = {name.removeprefix(PREFIX): value for name, value in headers.items() if name.startswith(PREFIX)}
+    known = {name: value for name, value in attributes.items() if name in Envelope.model_fields}
+    try:
+        return Envelope.model_validate_strings(known)
+    except ValidationError as error:
+        raise MalformedError("envelope", what_is_wrong(error)) from None

@@ -1,0 +1,97 @@
+"""Small models that messages and objects share."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from wardround_messages.base import Code, Count, MetricName, MetricValues, Model, Sha256, Text
+from wardround_messages.names import Attempt, Bucket, ObjectKey, Round, SiteId, Slug, Task
+
+Encoding = Literal["full-v1"]
+Sites = Annotated[tuple[SiteId, ...], Field(max_length=1000)]
+
+
+class ObjectRef(Model):
+    """An object in the experiment's own bucket, pinned by its digest."""
+
+    key: ObjectKey
+    size: Count
+    sha256: Sha256
+
+
+class ClaimCheck(Model):
+    """An object in any bucket: what a message carries in place of the bytes."""
+
+    bucket: Bucket
+    key: ObjectKey
+    size: Count
+    sha256: Sha256
+
+
+class Failure(Model):
+    """Why a task did not end as `done`: where, what, and what a person can do. Never a path, never a traceback."""
+
+    phase: Code
+    code: Code
+    hint: Text = ""
+
+
+class Measured(Model):
+    """Metrics of one model on one set of cases. A value that is not a finite number is null.
+
+    `cases` is null where the strategy weighs sites equally: then no count needs to leave a clinic.
+    """
+
+    cases: Count | None
+    values: MetricValues
+
+
+class Trainer(Model):
+    """An installed trainer, named by the digest of its code."""
+
+    name: Slug
+    version: Annotated[str, Field(max_length=40, pattern=r"^[0-9A-Za-z.+!-]+$")]
+    code_sha256: Sha256
+
+
+class TrainerDescription(Trainer):
+    """What `python -m wardround.training describe` says of a trainer."""
+
+    parameters_schema: dict[str, object]
+    metrics: dict[MetricName, Literal["min", "max"]]
+
+
+class LeftOut(Model):
+    """A contribution that was not merged, and why."""
+
+    site: SiteId
+    code: Code
+    detail: Text = ""
+
+
+class Member(Model):
+    """A site whose answer was counted: the digest pins the answer, the answer pins the update."""
+
+    site: SiteId
+    attempt: Attempt
+    answer_sha256: Sha256
+    cases: Count | None
+    update: ObjectRef | None
+
+
+class NotCounted(Model):
+    """An answer that was not counted, or a site that gave none (`attempt` is null)."""
+
+    site: SiteId
+    attempt: Attempt | None
+    why: Code
+
+
+class LateAnswer(Model):
+    """An answer that came after its step had closed, or that nobody had asked for."""
+
+    round: Round
+    task: Task
+    site: SiteId
+    attempt: Attempt
+    why: Code

@@ -1,0 +1,3 @@
+"""Wardround: federated learning for hospitals, driven by events."""
+
+__version__ = "0.1.0"
