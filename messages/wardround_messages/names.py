@@ -189,7 +189,7 @@ def parse_key(text: str) -> Key | None:
             parts = {name: _PARTS.get(name, str)(value) for name, value in match.groupdict().items()}
             if "site" in parts and not is_id(parts["site"], SITE_MAX):
                 return None
-            return cast(Key, kind(**parts))
+            return cast("Key", kind(**parts))
     return None
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wardround_messages import names
-from wardround_messages.names import RESERVED, SITE_MAX, is_id
+from wardround_messages.names import SITE_MAX, is_id
 
 DELIVERY_LIMIT = 20
 ANNOUNCED_ROUTING_KEY = "announced"

@@ -54,7 +54,7 @@ class ObjectStore(Protocol):
     async def head(self, bucket: str, key: str) -> ObjectInfo:
         """Raises `NotFoundError`."""
 
-    async def list(self, bucket: str, prefix: str = "") -> list[ObjectInfo]:
+    async def list(self, bucket: str, prefix: str = "") -> tuple[ObjectInfo, ...]:
         """All objects whose key starts with `prefix`, sorted by key. Raises `NotFoundError` for the bucket."""
 
     async def delete(self, bucket: str, key: str) -> None:
@@ -63,7 +63,7 @@ class ObjectStore(Protocol):
     async def announce(self, bucket: str, prefixes: Sequence[str]) -> None:
         """Have the store announce, on `wr.objectstore`, each object written below one of the prefixes from now on."""
 
-    async def buckets(self) -> list[str]: ...
+    async def buckets(self) -> tuple[str, ...]: ...
 
     async def make_bucket(self, bucket: str) -> None:
         """Make the bucket; no error where it exists."""

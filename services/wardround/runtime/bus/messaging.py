@@ -1,0 +1,123 @@
+"""Typed messages over a bus: an envelope around each, and a strict look at each that comes in."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, stop_never, wait_random_exponential
+
+from wardround.runtime.bus.port import Bus, BusUnavailableError, DeadLetterError, Delivery, Offset, Packet, Subscription
+from wardround.runtime.clock import Clock
+from wardround_messages.codec import CONTENT_TYPE, MalformedError, decode, encode
+from wardround_messages.envelope import Envelope, read_headers
+from wardround_messages.messages import Message
+from wardround_messages.names import NO_EXPERIMENT, dead_routing_key, source_urn
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that passed every check. `login` is the sender as the broker vouches for it."""
+
+    message: Message
+    envelope: Envelope
+    login: str
+    earlier: int
+    offset: int | None
+
+
+MessageHandler = Callable[[Received], Awaitable[None]]
+
+
+class Messenger:
+    """What a service says and hears. `origin` is its site, or `hub`."""
+
+    def __init__(self, bus: Bus, *, service: str, origin: str, clock: Clock) -> None:
+        self.bus = bus
+        self._service = service
+        self._origin = origin
+        self._clock = clock
+
+    async def send(self, message: Message, *, cause: str | None = None, give_up_after: float | None = None) -> str:
+        """Publish, again and again while the broker is away, always under the same id, which is returned.
+
+        Raises:
+            BusUnavailableError: the broker was away for `give_up_after` seconds (None: never given up).
+            UnroutableError, ForbiddenError: at once.
+        """
+        packet = self.packet(message, cause=cause)
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(BusUnavailableError),
+            wait=wait_random_exponential(multiplier=0.1, max=15),
+            stop=stop_never if give_up_after is None else stop_after_delay(give_up_after),
+            reraise=True,
+        ):
+            with attempt:
+                await self.bus.publish(packet)
+        assert packet.message_id is not None  # noqa: S101 - set in packet()
+        return packet.message_id
+
+    def packet(self, message: Message, *, cause: str | None = None) -> Packet:
+        envelope = Envelope(
+            id=message.id or str(uuid4()),
+            source=source_urn(self._service, self._origin),
+            type=message.type,
+            subject=message.subject,
+            time=self._clock(),
+            causationid=cause,
+        )
+        return Packet(
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            body=encode(message),
+            headers=envelope.headers(),
+            message_id=envelope.id,
+            correlation_id=getattr(message, "experiment", None) or NO_EXPERIMENT,
+            content_type=CONTENT_TYPE,
+            user_id=self.bus.login,
+        )
+
+    async def listen(
+        self, queue: str, handler: MessageHandler, *, prefetch: int = 16, offset: Offset | None = None
+    ) -> Subscription:
+        """Hand each well-formed message of the queue to the handler; park the others as dead letters."""
+
+        async def on_delivery(delivery: Delivery) -> None:
+            await handler(open_delivery(delivery))
+
+        return await self.bus.subscribe(queue, on_delivery, dead_key=self.dead_key, prefetch=prefetch, offset=offset)
+
+    @property
+    def dead_key(self) -> str:
+        return dead_routing_key(self._service, self._origin)
+
+
+def open_delivery(delivery: Delivery) -> Received:
+    """Raises `DeadLetterError` for what is malformed, or said by somebody who may not say it."""
+    packet = delivery.packet
+    try:
+        envelope = read_headers(packet.headers)
+        message = decode(
+            envelope.type, packet.body, content_type=packet.content_type, content_encoding=packet.content_encoding
+        )
+    except MalformedError as error:
+        raise DeadLetterError(error.code, error.detail) from None
+    if packet.user_id is None:
+        raise DeadLetterError("no_sender", "the broker vouches for no login")
+    wrong = _disagreement(packet, envelope, message)
+    if wrong is not None:
+        log.warning("security", event_kind=wrong.code, login=packet.user_id, routing_key=packet.routing_key[:200])
+        raise wrong
+    return Received(message, envelope, packet.user_id, delivery.earlier, delivery.offset)
+
+
+def _disagreement(packet: Packet, envelope: Envelope, message: Message) -> DeadLetterError | None:
+    if message.sender is not None and packet.user_id != message.sender:
+        return DeadLetterError("wrong_sender", f"said by {packet.user_id}, which only {message.sender} may say")
+    if packet.routing_key != message.routing_key or packet.exchange != message.exchange:
+        return DeadLetterError("wrong_address", "the routing key is not the one that the body names")
+    if message.id is not None and envelope.id != message.id:
+        return DeadLetterError("wrong_id", "the id is not the one that the body gives")
+    return None

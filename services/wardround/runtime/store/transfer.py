@@ -1,0 +1,69 @@
+"""Moving objects with their digest checked on the way, in memory that does not grow with the object."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from wardround.runtime.store.port import AlreadyExistsError, ObjectStore
+from wardround_messages.codec import parse
+
+CHUNK = 4 * 2**20
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class DigestMismatchError(Exception):
+    """The bytes are not those that were announced."""
+
+
+async def download(store: ObjectStore, bucket: str, key: str, *, size: int, sha256: str, to: Path) -> None:
+    """Fetch an object into the file `to`, which appears only when size and SHA-256 are right.
+
+    Raises:
+        DigestMismatchError: size or digest differ; NotFoundError, StoreUnavailableError: from the store.
+    """
+    part = to.with_name(f"{to.name}.part")
+    hasher = hashlib.sha256()
+    try:
+        with part.open("wb") as file:
+            offset = 0
+            while offset < size:
+                chunk = await store.read(bucket, key, offset=offset, length=min(CHUNK, size - offset))
+                if not chunk:
+                    raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
+                hasher.update(chunk)
+                file.write(chunk)
+                offset += len(chunk)
+        info = await store.head(bucket, key)
+        if info.size != size or hasher.hexdigest() != sha256:
+            raise DigestMismatchError(f"{key} is not the object that was announced")
+        os.replace(part, to)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def create_or_compare(store: ObjectStore, bucket: str, key: str, data: bytes) -> bool:
+    """Create the object; True if it now holds `data`, whoever wrote it, False if it holds something else."""
+    try:
+        await store.create(bucket, key, data)
+    except AlreadyExistsError:
+        return await store.read(bucket, key, length=len(data) + 1) == data
+    return True
+
+
+async def read_model(store: ObjectStore, bucket: str, key: str, model: type[M], *, at_most: int) -> M:
+    """A strict object out of the store, never more than `at_most` bytes of it.
+
+    Raises:
+        MalformedError: too large, or not what it should be; NotFoundError, StoreUnavailableError: from the store.
+    """
+    return parse(model, await store.read(bucket, key, length=at_most + 1), at_most=at_most)
