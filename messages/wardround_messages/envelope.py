@@ -1,5 +1,6 @@
 """CloudEvents 1.0 in binary mode as AMQP headers: the RabbitMQ binding of the official SDKs."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
@@ -28,7 +29,7 @@ class Envelope(Model):
         return {f"{PREFIX}{name}": value for name, value in self.model_dump(mode="json", exclude_none=True).items()}
 
 
-def read_headers(headers: dict[str, object]) -> Envelope:
+def read_headers(headers: Mapping[str, object]) -> Envelope:
     """The envelope in AMQP headers; others are ignored, the broker adds its own.
 
     Raises:
