@@ -11,6 +11,9 @@ from wardround_messages.registry import MESSAGES
 
 MESSAGE_AT_MOST = 64 * 1024
 CONTENT_TYPE = "application/json"
+# No object of the contract has more; thousands of unknown keys would cost more to refuse than all else.
+KEYS_AT_MOST = 1000
+FAULTS_NAMED = 100
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -75,13 +78,24 @@ def parse(model: type[M], body: bytes, *, at_most: int) -> M:
 
 def what_is_wrong(error: ValidationError) -> str:
     """The first fault, named by its field, without the value that was sent."""
+    count = error.error_count()
+    if count > FAULTS_NAMED:
+        return f"body: {count} faults"
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "body"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"[:400]
+    where = ".".join(_printable(part) for part in first["loc"]) or "body"
+    what = "no such kind" if first["type"] == "union_tag_invalid" else first["msg"].removeprefix("Value error, ")
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return f"{where}: {what}{more}"[:400]
+
+
+def _printable(part: int | str) -> str:
+    """A step of a path; a key may be whatever the sender chose."""
+    return str(part)[:64].encode("unicode_escape").decode()
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > KEYS_AT_MOST:
+        raise MalformedError("invalid", f"an object has {len(pairs)} keys, {KEYS_AT_MOST} are allowed")
     found = dict(pairs)
     if len(found) != len(pairs):
         raise MalformedError("duplicate_key", "a key stands twice in one object")

@@ -1,8 +1,8 @@
 """Commands: each has one owner, who carries it out or refuses it."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wardround_messages.base import Sha256, Text
 from wardround_messages.manifest import Manifest
@@ -98,6 +98,14 @@ class OfferExperiment(ToSite):
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     offer: EntryNumber
 
+    @model_validator(mode="after")
+    def _fits_its_manifest(self) -> Self:
+        if (self.manifest_sha256, self.experiment) != (self.manifest.sha256, self.manifest.id):
+            raise ValueError("the manifest is not the one that experiment and manifest_sha256 name")
+        if self.site not in self.manifest.cohort.sites:
+            raise ValueError("the site is not of the cohort")
+        return self
+
     @property
     def id(self) -> str:
         return f"offer.{self.experiment}.{self.site}.{self.offer:08d}"
@@ -126,6 +134,12 @@ class StartTask(ToTask):
     model: ObjectRef | None
     encoding: Encoding = "full-v1"
     seed: Seed
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> Self:
+        if self.model is None and self.task not in (Task.INITIALISE, Task.CHECK):
+            raise ValueError("only `initialise` and `check` start without a model")
+        return self
 
 
 class CancelTask(ToTask):

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from wardround_messages.base import TEXT, Model
+from wardround_messages.base import TEXT, Model, Timestamp
 from wardround_messages.codec import MalformedError, what_is_wrong
+from wardround_messages.messages import TypeName
 
 PREFIX = "ce-"
 
@@ -19,9 +20,9 @@ class Envelope(Model):
     specversion: Literal["1.0"] = "1.0"
     id: Attribute
     source: Annotated[str, Field(max_length=120, pattern=r"^urn:wardround:[a-z-]+:[a-z0-9-]+$")]
-    type: Annotated[str, Field(max_length=80, pattern=r"^io\.wardround\.[a-z-]+\.[a-z-]+\.v[1-9][0-9]?$")]
+    type: TypeName
     subject: Attribute
-    time: AwareDatetime
+    time: Timestamp
     causationid: Attribute | None = None
     traceparent: Annotated[str, Field(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None = None
 
@@ -37,6 +38,11 @@ def read_headers(headers: Mapping[str, object]) -> Envelope:
     """
     attributes = {name.removeprefix(PREFIX): value for name, value in headers.items() if name.startswith(PREFIX)}
     known = {name: value for name, value in attributes.items() if name in Envelope.model_fields}
+    if "specversion" not in known:
+        raise MalformedError("envelope", "no CloudEvents headers")
+    for name, value in known.items():
+        if not isinstance(value, str):
+            raise MalformedError("envelope", f"{name} is not text")
     try:
         return Envelope.model_validate_strings(known)
     except ValidationError as error:

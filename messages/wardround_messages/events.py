@@ -1,13 +1,23 @@
 """Events: what happened, said by the service that knows it."""
 
-from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
-from wardround_messages.base import Code, Count, MetricValues, Model, Sha256, Text
-from wardround_messages.journal import AnyFact, JournalEntry
-from wardround_messages.messages import Event, type_name
+from wardround_messages.base import (
+    TEXT,
+    UNIQUE,
+    Code,
+    Count,
+    MetricValues,
+    Model,
+    NothingTwice,
+    Sha256,
+    Text,
+    Timestamp,
+)
+from wardround_messages.journal import FACT_NAMES, AnyFact, JournalEntry
+from wardround_messages.messages import Event, TypeName, type_name
 from wardround_messages.names import (
     Attempt,
     Bucket,
@@ -38,8 +48,8 @@ class EntryRecorded(Event):
     service = "coordinator"
     experiment: ExperimentId
     number: EntryNumber
-    at: AwareDatetime
-    fact: Annotated[str, Field(max_length=40, pattern=r"^[a-z]+\.[a-z-]+$")]
+    at: Timestamp
+    fact: Annotated[str, Field(json_schema_extra={"enum": sorted(FACT_NAMES)})]
     body: AnyFact | None
     claim: ClaimCheck | None
 
@@ -47,6 +57,10 @@ class EntryRecorded(Event):
     def _body_or_claim(self) -> Self:
         if (self.body is None) == (self.claim is None):
             raise ValueError("exactly one of body and claim")
+        if self.fact not in FACT_NAMES:
+            raise ValueError("no such fact")
+        if self.claim is not None and (self.claim.bucket, self.claim.key) != self._place():
+            raise ValueError("the claim is not on this entry")
         if self.body is not None and f"{self.body.noun}.{self.body.verb}" != self.fact:
             raise ValueError("fact does not name the body")
         return self
@@ -65,6 +79,9 @@ class EntryRecorded(Event):
             body=None if large else entry.body,
             claim=claim if large else None,
         )
+
+    def _place(self) -> tuple[str, str]:
+        return bucket_of(self.experiment), str(JournalKey(self.number))
 
     @property
     def type(self) -> str:
@@ -131,9 +148,9 @@ class SiteSeen(FromSite):
 
     noun, verb = "site", "seen"
     agent_version: Annotated[str, Field(max_length=40, pattern=r"^[0-9A-Za-z.+!-]+$")]
-    reads: Annotated[tuple[Annotated[str, Field(max_length=80)], ...], Field(max_length=100)]
+    reads: Annotated[tuple[TypeName, ...], Field(max_length=100, json_schema_extra=UNIQUE), NothingTwice]
     trainers: Annotated[tuple[Trainer, ...], Field(max_length=100)]
-    datasets: Annotated[tuple[Slug, ...], Field(max_length=100)]
+    datasets: Annotated[tuple[Slug, ...], Field(max_length=100, json_schema_extra=UNIQUE), NothingTwice]
     slots: Annotated[int, Field(ge=0, le=1000)]
     free: Annotated[int, Field(ge=0, le=1000)]
     tasks: Annotated[tuple[TaskInHand, ...], Field(max_length=200)]
@@ -194,8 +211,8 @@ class ObjectAnnounced(Model):
     bucket: Bucket
     key: ObjectKey
     size: Count | None = None
-    etag: Annotated[str, Field(max_length=100)] | None = None
-    at: datetime | None = None
+    etag: Annotated[str, Field(max_length=100, pattern=TEXT)] | None = None
+    at: Timestamp | None = None
 
 
 EVENT_TYPES: tuple[type[Event], ...] = (

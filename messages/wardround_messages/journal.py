@@ -1,12 +1,13 @@
 """The journal entry and the facts it can hold. An experiment's state is the fold of its facts, nothing else."""
 
+from datetime import datetime
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field, model_validator
 
-from wardround_messages.base import Code, MetricValues, Model, Sha256, Text, canonical_json, digest
+from wardround_messages.base import V1, Code, MetricValues, Model, Sha256, Text, Timestamp, canonical_json, digest
 from wardround_messages.manifest import Manifest
-from wardround_messages.names import Attempt, EntryNumber, ExperimentId, Round, SiteId, Slug, Task
+from wardround_messages.names import Attempt, EntryNumber, ExperimentId, GlobalKey, Round, SiteId, Slug, Task
 from wardround_messages.parts import LateAnswer, LeftOut, Member, NotCounted, ObjectRef, Sites
 
 ConsentNumber = Annotated[int, Field(ge=1, le=99)]
@@ -30,6 +31,12 @@ class ExperimentAccepted(Fact):
     manifest_sha256: Sha256
     requested_by: Slug
     initial: ObjectRef | None = None
+
+    @model_validator(mode="after")
+    def _names_its_manifest(self) -> Self:
+        if self.manifest_sha256 != self.manifest.sha256:
+            raise ValueError("manifest_sha256 is not the digest of the manifest")
+        return self
 
 
 class SiteConsented(Fact):
@@ -105,6 +112,12 @@ class StepClosed(Fact):
     others: Annotated[tuple[NotCounted, ...], Field(max_length=10_000)]
     received: MetricValues = {}
 
+    @model_validator(mode="after")
+    def _each_site_counts_once(self) -> Self:
+        if len({member.site for member in self.members}) != len(self.members):
+            raise ValueError("a site is a member twice")
+        return self
+
 
 class StepReopened(Fact):
     """The aggregation left too many members out; they may try again."""
@@ -127,6 +140,12 @@ class ModelAdopted(Fact):
     closing: EntryNumber | None
     used: Sites
     left_out: Annotated[tuple[LeftOut, ...], Field(max_length=1000)] = ()
+
+    @model_validator(mode="after")
+    def _of_this_round(self) -> Self:
+        if self.model.key != str(GlobalKey(self.round, self.model.sha256[:16])):
+            raise ValueError("the model is not the global model of this round")
+        return self
 
 
 class ExperimentPaused(Fact):
@@ -251,6 +270,7 @@ FACT_TYPES: tuple[type[Fact], ...] = (
     SiteReadmitted,
     Pruned,
 )
+FACT_NAMES = tuple(f"{fact.noun}.{fact.verb}" for fact in FACT_TYPES)
 
 
 class JournalEntry(Model):
@@ -258,10 +278,10 @@ class JournalEntry(Model):
     `sha256` is taken over the canonical JSON of all other fields. `cause` is the id of the command or the key of
     the object that led to it."""
 
-    v: Literal[1] = 1
+    v: V1 = 1
     experiment: ExperimentId
     number: EntryNumber
-    at: AwareDatetime
+    at: Timestamp
     writer: Text
     cause: Text = ""
     previous: Sha256
@@ -270,7 +290,7 @@ class JournalEntry(Model):
 
     @classmethod
     def seal(
-        cls, *, experiment: str, number: int, at: AwareDatetime, writer: str, cause: str, previous: str, body: Fact
+        cls, *, experiment: str, number: int, at: datetime, writer: str, cause: str, previous: str, body: Fact
     ) -> Self:
         """An entry with its own digest filled in."""
         draft = cls.model_validate(

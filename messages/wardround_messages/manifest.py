@@ -2,20 +2,50 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from wardround_messages.base import Count, MetricName, Model, Sha256, Text, canonical_json, digest
+from wardround_messages.base import V1, Count, MetricName, Model, Sha256, Text, canonical_json, digest
 from wardround_messages.names import ExperimentId, Round, SiteId, Slug
 
-Percent = Annotated[str, Field(pattern=r"^(?:[1-9][0-9]?|100)%$")]
-Share = Literal["all"] | Percent | Annotated[int, Field(ge=1, le=1000)]
+
+def _kind(value: object) -> str | None:
+    # Told apart by their type before they are looked at, so that an error speaks of one kind only, and a whole number
+    # beyond the bounds is not taken for a float.
+    match value:
+        case bool():
+            return "bool"
+        case int():
+            return "int"
+        case float():
+            return "float"
+        case str():
+            return "text"
+        case list() | tuple():
+            return "list"
+        case _:
+            return None
+
+
+SHARE_WORDS = "a share of the sites is 'all', a percentage such as '66%', or a number from 1 to 1000"
+Share = Annotated[
+    Annotated[str, Field(pattern=r"^(?:all|(?:[1-9][0-9]?|100)%)$"), Tag("text")]
+    | Annotated[int, Field(ge=1, le=1000), Tag("int")],
+    Discriminator(_kind, custom_error_type="share", custom_error_message=SHARE_WORDS),
+]
 DAY = 86_400
 DurationSeconds = Annotated[int, Field(ge=1, le=366 * DAY)]
 
 ParameterName = Annotated[str, Field(max_length=64, pattern=r"^[a-z][a-z0-9_]*$")]
-Scalar = bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | float | Text
+_Bool = Annotated[bool, Tag("bool")]
+_Int = Annotated[int, Field(ge=-(2**53), le=2**53), Tag("int")]
+_Float = Annotated[float, Tag("float")]
+_Text = Annotated[Text, Tag("text")]
+PARAMETER_WORDS = "a parameter is true or false, a number, a text, or a list of these"
+_ByKind = Discriminator(_kind, custom_error_type="parameter", custom_error_message=PARAMETER_WORDS)
+Scalar = Annotated[_Bool | _Int | _Float | _Text, _ByKind]
+_List = Annotated[tuple[Scalar, ...], Field(max_length=100), Tag("list")]
 Parameters = Annotated[
-    dict[ParameterName, Scalar | Annotated[tuple[Scalar, ...], Field(max_length=100)]], Field(max_length=100)
+    dict[ParameterName, Annotated[_Bool | _Int | _Float | _Text | _List, _ByKind]], Field(max_length=100)
 ]
 
 
@@ -119,7 +149,7 @@ class Evaluation(Model):
 class Manifest(Model):
     """All that an experiment is. Durations are whole seconds."""
 
-    v: Literal[1] = 1
+    v: V1 = 1
     id: ExperimentId
     mode: Literal["train", "check"] = "train"
     study: Slug

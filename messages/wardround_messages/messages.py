@@ -1,6 +1,8 @@
 """What travels on the bus: the bases of commands and events, and how each finds its address."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from wardround_messages.base import Model
 from wardround_messages.names import (
@@ -13,6 +15,7 @@ from wardround_messages.names import (
 )
 
 TYPE_PREFIX = "io.wardround"
+TypeName = Annotated[str, Field(max_length=80, pattern=r"^io\.wardround\.[a-z-]+\.[a-z-]+\.v[1-9][0-9]?$")]
 
 
 class Message(Model):

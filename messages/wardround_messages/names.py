@@ -33,13 +33,13 @@ def _not_reserved(value: str) -> str:
     return value
 
 
-def _id(longest: int) -> object:
-    return Field(max_length=longest, pattern=f"^{ID}$")
+_UNRESERVED = Field(json_schema_extra={"not": {"enum": [*sorted(RESERVED)]}})
 
-
-ExperimentId = Annotated[str, _id(EXPERIMENT_MAX), AfterValidator(_not_reserved)]
-SiteId = Annotated[str, _id(SITE_MAX), AfterValidator(_not_reserved)]
-Slug = Annotated[str, _id(40)]
+ExperimentId = Annotated[
+    str, Field(max_length=EXPERIMENT_MAX, pattern=f"^{ID}$"), AfterValidator(_not_reserved), _UNRESERVED
+]
+SiteId = Annotated[str, Field(max_length=SITE_MAX, pattern=f"^{ID}$"), AfterValidator(_not_reserved), _UNRESERVED]
+Slug = Annotated[str, Field(max_length=40, pattern=f"^{ID}$")]
 Round = Annotated[int, Field(ge=0, le=ROUND_MAX)]
 Attempt = Annotated[int, Field(ge=1, le=ATTEMPT_MAX)]
 EntryNumber = Annotated[int, Field(ge=0, le=99_999_999)]
@@ -68,7 +68,8 @@ class TaskId:
         return f"{self.experiment}.r{self.round:06d}.{self.task}.{self.site}.a{self.attempt:02d}"
 
 
-_TASK_ID = re.compile(rf"({ID})\.r(\d{{6}})\.([a-z]+)\.({ID})\.a(\d{{2}})", re.ASCII)
+_FROM_01 = r"(?!00)\d{2}"
+_TASK_ID = re.compile(rf"({ID})\.r(\d{{6}})\.([a-z]+)\.({ID})\.a({_FROM_01})", re.ASCII)
 
 
 def parse_task_id(text: str) -> TaskId:
@@ -77,8 +78,8 @@ def parse_task_id(text: str) -> TaskId:
     if match is None or match[3] not in set(Task):
         raise ValueError("not a task id; one looks like brain-tumour.r000012.train.clinic-1.a01")
     experiment, round_, task, site, attempt = match.groups()
-    if not is_id(experiment, EXPERIMENT_MAX) or not is_id(site, SITE_MAX) or attempt == "00":
-        raise ValueError("not a task id: an experiment, site or attempt in it is out of bounds")
+    if not is_id(experiment, EXPERIMENT_MAX) or not is_id(site, SITE_MAX):
+        raise ValueError("not a task id: the experiment or the site in it is too long, or a reserved word")
     return TaskId(experiment, int(round_), Task(task), site, int(attempt))
 
 
@@ -171,9 +172,9 @@ Key = JournalKey | ConsentKey | UpdateKey | AnswerKey | GlobalKey | ResultKey | 
 _SHORT = "[0-9a-f]{16}"
 _KEYS = {
     JournalKey: r"journal/(?P<number>\d{8})\.json",
-    ConsentKey: rf"consent/(?P<site>{ID})/(?P<manifest>{_SHORT})-(?P<number>\d{{2}})\.json",
+    ConsentKey: rf"consent/(?P<site>{ID})/(?P<manifest>{_SHORT})-(?P<number>{_FROM_01})\.json",
     UpdateKey: rf"updates/r(?P<round>\d{{6}})/(?P<site>{ID})/(?P<short>{_SHORT})\.safetensors",
-    AnswerKey: rf"answers/r(?P<round>\d{{6}})/(?P<task>{'|'.join(Task)})/(?P<site>{ID})/a(?P<attempt>\d{{2}})\.json",
+    AnswerKey: rf"answers/r(?P<round>\d{{6}})/(?P<task>{'|'.join(Task)})/(?P<site>{ID})/a(?P<attempt>{_FROM_01})\.json",
     GlobalKey: rf"global/r(?P<round>\d{{6}})/(?P<short>{_SHORT})\.safetensors",
     ResultKey: r"results/c(?P<closing>\d{8})\.json",
     FiguresKey: r"figures/r(?P<round>\d{6})\.json",
@@ -201,10 +202,12 @@ def updates_prefix(round_: int) -> str:
     return f"updates/r{round_:06d}/"
 
 
+JOURNAL_PREFIX = "journal/"
 CONSENT_PREFIX = "consent/"
 ANSWERS_PREFIX = "answers/"
 RESULTS_PREFIX = "results/"
 GLOBAL_PREFIX = "global/"
+UPDATES_PREFIX = "updates/"
 ANNOUNCED = (CONSENT_PREFIX, ANSWERS_PREFIX, RESULTS_PREFIX)
 
 # --- the bus -----------------------------------------------------------------------------------------------------

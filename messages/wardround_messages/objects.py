@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
-from wardround_messages.base import Code, Count, MetricValues, Model, Seconds, Sha256, Text
+from wardround_messages.base import V1, Code, Count, MetricValues, Model, Seconds, Sha256, Text, Timestamp
 from wardround_messages.journal import ConsentNumber, RoundCount
-from wardround_messages.names import Attempt, EntryNumber, ExperimentId, Round, SiteId, Slug, Task
+from wardround_messages.names import Attempt, EntryNumber, ExperimentId, GlobalKey, Round, SiteId, Slug, Task, UpdateKey
 from wardround_messages.parts import Failure, LeftOut, Measured, ObjectRef, Sites, Trainer
 
 ANSWER_AT_MOST = 64 * 1024
@@ -16,7 +16,7 @@ RESULT_AT_MOST = 16 * 2**20
 class Consent(Model):
     """A site's word on an offer. `rule` is the policy rule that decided; `rounds` is how many it covers."""
 
-    v: Literal[1] = 1
+    v: V1 = 1
     experiment: ExperimentId
     site: SiteId
     manifest_sha256: Sha256
@@ -28,7 +28,7 @@ class Consent(Model):
     rule: Slug | None = None
     reason: Text = ""
     trainer: Trainer | None = None
-    at: AwareDatetime
+    at: Timestamp
 
 
 class Answer(Model):
@@ -38,7 +38,7 @@ class Answer(Model):
     update; null where the strategy weighs equally.
     """
 
-    v: Literal[1] = 1
+    v: V1 = 1
     experiment: ExperimentId
     round: Round
     task: Task
@@ -57,18 +57,23 @@ class Answer(Model):
     trainer: Trainer | None = None
     seconds: Annotated[dict[Code, Seconds], Field(max_length=20)] = {}
     steps: Count = 0
-    at: AwareDatetime
+    at: Timestamp
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         wants_update = self.outcome == "done" and self.task in (Task.INITIALISE, Task.TRAIN)
         if wants_update != (self.update is not None):
             raise ValueError("an update goes with a done `initialise` or `train`, and with nothing else")
+        if self.update is not None and self.update.key != self._update_key(self.update.sha256):
+            raise ValueError("the update is not of this round and site")
         if (self.outcome == "done") == (self.failure is not None):
             raise ValueError("a failure goes with every outcome but `done`")
         if self.by_hub and self.outcome != "cancelled":
             raise ValueError("only a cancelled task ends by the hub's wish")
         return self
+
+    def _update_key(self, sha256: str) -> str:
+        return str(UpdateKey(self.round, self.site, sha256[:16]))
 
 
 class Result(Model):
@@ -78,7 +83,7 @@ class Result(Model):
     divided by their weighted mean (1: all pull one way; near 0: they cancel out).
     """
 
-    v: Literal[1] = 1
+    v: V1 = 1
     experiment: ExperimentId
     round: Round
     task: Task
@@ -90,3 +95,9 @@ class Result(Model):
     norms: Annotated[dict[SiteId, Annotated[float, Field(ge=0)]], Field(max_length=1000)] = {}
     drift: Annotated[float, Field(ge=0)] | None = None
     warnings: Annotated[tuple[LeftOut, ...], Field(max_length=1000)] = ()
+
+    @model_validator(mode="after")
+    def _of_this_round(self) -> Self:
+        if self.model is not None and self.model.key != str(GlobalKey(self.round, self.model.sha256[:16])):
+            raise ValueError("the model is not the global model of this round")
+        return self

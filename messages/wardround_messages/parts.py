@@ -1,22 +1,40 @@
 """Small models that messages and objects share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from wardround_messages.base import Code, Count, MetricName, MetricValues, Model, Sha256, Text
-from wardround_messages.names import Attempt, Bucket, ObjectKey, Round, SiteId, Slug, Task
+from wardround_messages.base import UNIQUE, Code, Count, MetricName, MetricValues, Model, NothingTwice, Sha256, Text
+from wardround_messages.names import (
+    Attempt,
+    Bucket,
+    GlobalKey,
+    ObjectKey,
+    Round,
+    SiteId,
+    Slug,
+    Task,
+    UpdateKey,
+    parse_key,
+)
 
 Encoding = Literal["full-v1"]
-Sites = Annotated[tuple[SiteId, ...], Field(max_length=1000)]
+Sites = Annotated[tuple[SiteId, ...], Field(max_length=1000, json_schema_extra=UNIQUE), NothingTwice]
 
 
 class ObjectRef(Model):
-    """An object in the experiment's own bucket, pinned by its digest."""
+    """Weights in the experiment's own bucket, an update or a global model, pinned by their digest."""
 
     key: ObjectKey
     size: Count
     sha256: Sha256
+
+    @model_validator(mode="after")
+    def _key_names_the_digest(self) -> Self:
+        key = parse_key(self.key)
+        if not isinstance(key, UpdateKey | GlobalKey) or key.short != self.sha256[:16]:
+            raise ValueError("key is not that of an update or a global model with this digest")
+        return self
 
 
 class ClaimCheck(Model):
@@ -80,10 +98,10 @@ class Member(Model):
 
 
 class NotCounted(Model):
-    """An answer that was not counted, or a site that gave none (`attempt` is null)."""
+    """An answer that was not counted and why; `unanswered` names the attempt that was asked for in vain."""
 
     site: SiteId
-    attempt: Attempt | None
+    attempt: Attempt
     why: Code
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wardround_messages.base import Code, Count, MetricName, MetricValues, Model, Seconds, Sha256
+from wardround_messages.base import V1, Code, Count, MetricName, MetricValues, Model, Seconds, Sha256
 from wardround_messages.manifest import Parameters
 from wardround_messages.names import Attempt, ExperimentId, Round, SiteId, Slug, Task
 from wardround_messages.parts import Encoding, Failure, Measured, Trainer
@@ -15,6 +15,7 @@ METRICS = "metrics.jsonl"
 UPDATE = "update.safetensors"
 RESULT = "result.json"
 CASES = "cases.txt"
+OUTPUT = "output.log"  # what the task printed, where its scheduler keeps it here; it stays at the clinic
 
 FOLDER_AT_MOST = 256 * 1024
 METRIC_LINE_AT_MOST = 4096
@@ -32,7 +33,7 @@ class JobData(Model):
 class Job(Model):
     """`job.json`, written by the agent."""
 
-    v: Literal[1] = 1
+    v: V1 = 1
     experiment: ExperimentId
     round: Round
     task: Task
@@ -57,8 +58,8 @@ class TaskResult(Model):
     `failure` is null when it succeeded. `cases` is the number of cases trained on.
     """
 
-    v: Literal[1] = 1
-    trainer: Trainer
+    v: V1 = 1
+    trainer: Trainer | None = None
     cases: Count = 0
     received: Measured | None = None
     trained: MetricValues = {}
@@ -69,7 +70,7 @@ class TaskResult(Model):
 
 
 class ProgressLine(Model):
-    v: Literal[1] = 1
+    v: V1 = 1
     t: float
     kind: Literal["progress"] = "progress"
     phase: Code
@@ -80,7 +81,7 @@ class ProgressLine(Model):
 class MetricLine(Model):
     """A diverged value is `value: null` with `nonfinite` saying which."""
 
-    v: Literal[1] = 1
+    v: V1 = 1
     t: float
     kind: Literal["metric"] = "metric"
     name: MetricName

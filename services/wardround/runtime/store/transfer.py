@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+from io import BufferedWriter
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
 
+from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.port import AlreadyExistsError, ObjectStore
 from wardround_messages.codec import parse
 
@@ -22,33 +24,49 @@ class DigestMismatchError(Exception):
 async def download(store: ObjectStore, bucket: str, key: str, *, size: int, sha256: str, to: Path) -> None:
     """Fetch an object into the file `to`, which appears only when size and SHA-256 are right.
 
+    An object of another size is not fetched at all. Nothing is left behind by a transfer that fails.
+
     Raises:
-        DigestMismatchError: size or digest differ; NotFoundError, StoreUnavailableError: from the store.
+        DigestMismatchError: size or digest differ; NotFoundError, StoreUnavailableError: from the store;
+        OSError: the file cannot be written, on a full disk for one.
     """
+    info = await store.head(bucket, key)
+    if info.size != size:
+        raise DigestMismatchError(f"{key} has {info.size} bytes where {size} were announced")
     part = to.with_name(f"{to.name}.part")
-    hasher = hashlib.sha256()
     try:
         with part.open("wb") as file:
-            offset = 0
-            while offset < size:
-                chunk = await store.read(bucket, key, offset=offset, length=min(CHUNK, size - offset))
-                if not chunk:
-                    raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
-                hasher.update(chunk)
-                file.write(chunk)
-                offset += len(chunk)
-        info = await store.head(bucket, key)
-        if info.size != size or hasher.hexdigest() != sha256:
-            raise DigestMismatchError(f"{key} is not the object that was announced")
+            found = await _fetch(store, bucket, key, size, file)
+        if found != sha256:
+            raise DigestMismatchError(f"{key} has the digest {found} where {sha256} was announced")
         os.replace(part, to)
     finally:
         part.unlink(missing_ok=True)
 
 
+async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, file: BufferedWriter) -> str:
+    """The SHA-256 of the object's first `size` bytes, which are now in the file."""
+    hasher = hashlib.sha256()
+
+    def take(chunk: bytes) -> None:
+        hasher.update(chunk)
+        file.write(chunk)
+
+    offset = 0
+    while offset < size:
+        chunk = await store.read(bucket, key, offset=offset, length=min(CHUNK, size - offset))
+        if not chunk:
+            raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
+        await run(len(chunk) <= SMALL, take, chunk)
+        offset += len(chunk)
+    return hasher.hexdigest()
+
+
 def file_digest(path: Path) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of a file."""
+    """Size in bytes and SHA-256 of what was read from a file, even while another appends to it."""
     with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), sha256
 
 
 async def create_or_compare(store: ObjectStore, bucket: str, key: str, data: bytes) -> bool:

@@ -1,0 +1,184 @@
+"""An experiment file as a researcher writes it, turned into the manifest that travels."""
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from wardround.client.cli.errors import CommandError
+from wardround.runtime.store.transfer import file_digest
+from wardround_messages.manifest import Manifest
+from wardround_messages.names import is_id
+
+SCHEMA = 1
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+DURATIONS = (("cohort", "enrol"), ("rounds", "deadline"), ("rounds", "grace"))
+SHARE = 'must be a number of sites, a percentage as "66%", or "all"'
+
+ForkFinder = Callable[[str, int], tuple[int, str]]
+"""The size in bytes and the sha256 of another experiment's global model; raises `CommandError`."""
+
+
+def no_forks(experiment: str, round_: int) -> tuple[int, str]:
+    raise CommandError(f"model.initial: model {round_} of '{experiment}' cannot be looked up here")
+
+
+def load_experiment(
+    path: Path,
+    *,
+    id: str | None = None,  # noqa: A002 - the option's name
+    overrides: Iterable[str] = (),
+    sites: tuple[str, ...] | None = None,
+    find_fork: ForkFinder = no_forks,
+) -> Manifest:
+    """The manifest of an experiment file; `-` reads standard input.
+
+    Args:
+        overrides: `key=value` each, the key dotted as in the file, the value as TOML writes it.
+        sites: the cohort in place of the file's.
+
+    Raises:
+        CommandError: one line that names the file, the field and what is valid there.
+    """
+    table = _read(path)
+    for override in overrides:
+        _override(table, override)
+    if id is not None:
+        table["id"] = id
+    if sites is not None:
+        table.setdefault("cohort", {})["sites"] = list(sites)
+    try:
+        return _manifest(table, path, find_fork)
+    except _FieldError as error:
+        raise CommandError(f"{_shown(path)}: {error}") from None
+
+
+def brought_model(path: Path, manifest: Manifest) -> Path | None:
+    """The file of the model that the researcher brings, or None."""
+    initial = _read(path).get("model", {}).get("initial", "") if manifest.model.initial.kind == "brought" else ""
+    return _model_file(path, initial) if initial else None
+
+
+class _FieldError(Exception):
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
+
+
+def _shown(path: Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except IsADirectoryError:
+        raise CommandError(f"{path} is a folder; name the experiment file") from None
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "it is closed"
+        raise CommandError(f"{_shown(path)} cannot be read: {reason}") from None
+    try:
+        return tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{_shown(path)} is not TOML: {error}") from None
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
+        raise CommandError(f"--set {override}: must be key=value, such as training.parameters.learning_rate=0.0003")
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise CommandError(f"--set {override}: '{part}' is not a table")
+    try:
+        table[parts[-1]] = tomllib.loads(f"value = {text.strip()}")["value"]
+    except (ValueError, RecursionError):
+        table[parts[-1]] = text.strip()
+
+
+def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder) -> Manifest:
+    if type(schema := table.pop("schema", None)) is not int or schema != SCHEMA:
+        raise _FieldError("schema", f"must be {SCHEMA}, the only one that this version reads")
+    table.setdefault("study", table.get("id"))
+    table.setdefault("purpose", "")
+    for section, name in DURATIONS:
+        values = table.get(section)
+        if isinstance(values, dict) and name in values:
+            values[name] = _seconds(f"{section}.{name}", values[name])
+    model = table.get("model")
+    if isinstance(model, dict) and "initial" in model:
+        model["initial"] = _initial(model["initial"], path, find_fork)
+    try:
+        return Manifest.model_validate(_frozen(table))
+    except ValidationError as error:
+        raise _told(error) from None
+
+
+def _seconds(field: str, value: object) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", value, re.ASCII) if isinstance(value, str) else None
+    if match is None:
+        raise _FieldError(field, 'must be a duration such as "90s", "10m", "24h" or "14d"')
+    return int(match[1]) * UNITS[match[2]]
+
+
+def _initial(value: object, path: Path, find_fork: ForkFinder) -> dict[str, object]:
+    if value == "trainer":
+        return {"kind": "trainer"}
+    if isinstance(value, str) and value.startswith("file:"):
+        size, sha256 = file_digest(_model_file(path, value))
+        return {"kind": "brought", "size": size, "sha256": sha256}
+    forked = re.fullmatch(r"experiment:([a-z0-9-]+)@([0-9]{1,6})", value, re.ASCII) if isinstance(value, str) else None
+    if forked is None or not is_id(forked[1], 40):
+        raise _FieldError("model.initial", 'must be "trainer", "file:model.safetensors" or "experiment:brain-tumour@7"')
+    size, sha256 = find_fork(forked[1], int(forked[2]))
+    return {"kind": "forked", "experiment": forked[1], "round": int(forked[2]), "size": size, "sha256": sha256}
+
+
+def _model_file(path: Path, initial: str) -> Path:
+    file = path.parent / initial.removeprefix("file:")
+    if not file.is_file():
+        raise _FieldError("model.initial", f"there is no file {file}")
+    return file
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples: the manifest is strict and frozen."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _told(error: ValidationError) -> _FieldError:
+    """The first fault as a person reads it: the field as the file spells it, and what is valid there."""
+    first = error.errors(include_url=False)[0]
+    loc, kind = [str(part) for part in first["loc"]], first["type"]
+    if loc[:2] in (["cohort", "quorum"], ["cohort", "sample"]):
+        return _FieldError(".".join(loc[:2]), SHARE)
+    if loc[:2] == ["training", "parameters"] and len(loc) > 2:
+        return _FieldError(".".join(loc[:3]), "must be a finite number, true, false, text, or a list of these")
+    field = ".".join(loc)
+    if kind == "extra_forbidden":
+        return _FieldError(field, f"is not known here; valid keys are {', '.join(_keys(loc[:-1]))}")
+    if kind == "missing":
+        return _FieldError(field, "is missing")
+    if kind == "string_pattern_mismatch" and loc[-1] in ("id", "study", "trainer", "dataset", "site"):
+        return _FieldError(field, "must be lower-case letters and digits, with single dashes between them")
+    if kind == "value_error":
+        return _FieldError("", first["msg"].removeprefix("Value error, "))
+    return _FieldError(field, first["msg"][:1].lower() + first["msg"][1:])
+
+
+def _keys(loc: list[str]) -> list[str]:
+    """The valid keys of the table at `loc`, as an experiment file spells them."""
+    model: type[BaseModel] = Manifest
+    for part in loc:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return ["schema" if name == "v" else name for name in model.model_fields]

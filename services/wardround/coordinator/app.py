@@ -1,0 +1,228 @@
+"""The coordinator: wires experiments to the bus. Run it twice and nothing goes wrong."""
+
+import asyncio
+import os
+import socket
+from uuid import uuid4
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from wardround.coordinator.admission import admit
+from wardround.coordinator.experiment import Experiment
+from wardround.coordinator.orders import Order, Refusal
+from wardround.runtime.bus.messaging import Messenger, Received, open_delivery
+from wardround.runtime.bus.port import Bus, BusError, DeadLetterError, Delivery
+from wardround.runtime.clock import Clock
+from wardround.runtime.journal import JournalBrokenError
+from wardround.runtime.store.announcements import translate
+from wardround.runtime.store.port import NotFoundError, ObjectStore, StoreUnavailableError
+from wardround_messages.base import canonical_json, digest
+from wardround_messages.codec import MalformedError
+from wardround_messages.commands import (
+    AbortExperiment,
+    ExtendExperiment,
+    PauseExperiment,
+    ReadmitSite,
+    ResumeExperiment,
+    StartExperiment,
+)
+from wardround_messages.events import CommandRefused, ExperimentRefused, SiteSeen
+from wardround_messages.names import (
+    ANNOUNCED,
+    COORDINATOR_QUEUE,
+    HUB,
+    OBJECTSTORE,
+    JournalKey,
+    bucket_of,
+    experiment_of,
+)
+
+log = structlog.get_logger()
+
+RECONCILE_INTERVAL = 15.0  # seconds: how late an object is noticed at most when its announcement is lost
+
+
+class Coordinator:
+    """Decides for every experiment of the hub. `sites` is the roster: which sites there are."""
+
+    def __init__(
+        self, bus: Bus, store: ObjectStore, *, clock: Clock, sites: frozenset[str], interval: float = RECONCILE_INTERVAL
+    ) -> None:
+        self.ready = asyncio.Event()
+        self.experiments: dict[str, Experiment] = {}
+        self._ended: set[str] = set()
+        self._bus = bus
+        self._store = store
+        self._clock = clock
+        self._sites = sites
+        self._interval = interval
+        self._writer = f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}"[:120]
+        self._messenger = Messenger(bus, service="coordinator", origin=HUB, clock=clock)
+        self._tasks: asyncio.TaskGroup
+
+    async def run(self) -> None:
+        """Run until cancelled. Every experiment in the store is taken up where its journal says it is."""
+        async with asyncio.TaskGroup() as self._tasks:
+            self._bus.on_connect(self._reconnected)
+            async for attempt in _until_the_store_answers():
+                with attempt:
+                    await self._take_up_all()
+            subscription = await self._bus.subscribe(
+                COORDINATOR_QUEUE, self._on_delivery, dead_key=self._messenger.dead_key
+            )
+            self.ready.set()
+            try:
+                await asyncio.Future()
+            finally:
+                await subscription.close()
+
+    async def _take_up_all(self) -> None:
+        for bucket in await self._store.buckets():
+            name = experiment_of(bucket)
+            if name is None or name in self.experiments or not await self._accepted(name):
+                continue
+            await self._store.announce(bucket, ANNOUNCED)
+            self._take_up(name)
+
+    async def _accepted(self, name: str) -> bool:
+        try:
+            await self._store.head(bucket_of(name), str(JournalKey(0)))
+        except NotFoundError:
+            return False
+        return True
+
+    def _take_up(self, name: str) -> Experiment:
+        self._ended.discard(name)
+        experiment = Experiment(
+            name, self._store, self._messenger, writer=self._writer, clock=self._clock, interval=self._interval
+        )
+        self.experiments[name] = experiment
+        self._tasks.create_task(self._run(experiment), name=f"experiment {name}")
+        return experiment
+
+    async def _run(self, experiment: Experiment) -> None:
+        try:
+            await experiment.run()
+        except Exception:  # one experiment's fault must not stop the others
+            log.exception("experiment_faulted", experiment=experiment.name)
+            await asyncio.sleep(self._interval)
+            self._take_up(experiment.name)
+            return
+        if experiment.broken is None:
+            del self.experiments[experiment.name]
+            self._ended.add(experiment.name)
+
+    def _find(self, name: str) -> Experiment | None:
+        """The experiment, taken up again where it had ended."""
+        if name in self.experiments:
+            return self.experiments[name]
+        return self._take_up(name) if name in self._ended else None
+
+    def _reconnected(self) -> None:
+        for experiment in self.experiments.values():
+            experiment.reconnected()
+
+    # --- what comes in -----------------------------------------------------------------------------------------------
+
+    async def _on_delivery(self, delivery: Delivery) -> None:
+        """An outage of the store holds the message; it never spends the delivery limit."""
+        async for attempt in _until_the_store_answers():
+            with attempt:
+                if delivery.packet.exchange == OBJECTSTORE:
+                    self._on_announcement(delivery)
+                else:
+                    await self._on_message(open_delivery(delivery))
+
+    def _on_announcement(self, delivery: Delivery) -> None:
+        try:
+            announced = translate(delivery.packet.body)
+        except MalformedError as error:
+            raise DeadLetterError(error.code, error.detail) from None
+        for one in announced:
+            name = experiment_of(one.bucket)
+            experiment = None if name is None else self._find(name)
+            if experiment is not None:
+                experiment.announced(one.key)
+
+    async def _on_message(self, received: Received) -> None:
+        match received.message:
+            case StartExperiment() as command:
+                await self._start(command, received)
+            case (
+                PauseExperiment() | ResumeExperiment() | AbortExperiment() | ExtendExperiment() | ReadmitSite()
+            ) as order:
+                await self._order(order, received)
+            case SiteSeen() as seen:
+                self._seen(seen)
+            case other:
+                raise DeadLetterError("not_for_me", f"the coordinator does not handle {other.type}")
+
+    async def _start(self, command: StartExperiment, received: Received) -> None:
+        try:
+            refusal = await admit(
+                self._store,
+                command,
+                command_id=received.envelope.id,
+                requested_by=received.login,
+                known_sites=self._sites,
+                writer=self._writer,
+                clock=self._clock,
+            )
+        except JournalBrokenError as error:
+            refusal = Refusal("journal_broken", str(error)[:400])
+        if refusal is not None:
+            await self._refuse(ExperimentRefused, command, received, refusal)
+            return
+        known = self._find(command.experiment)
+        if known is None:
+            self._take_up(command.experiment)
+        else:
+            known.repeat_newest()
+
+    async def _order(self, order: Order, received: Received) -> None:
+        experiment = self._find(order.experiment)
+        if experiment is None:
+            refusal: Refusal | None = Refusal("unknown_experiment", f"there is no experiment '{order.experiment}'")
+        else:
+            try:
+                refusal = await experiment.order(order, received.envelope.id)
+            except JournalBrokenError as error:
+                refusal = Refusal("journal_broken", str(error)[:400])
+        if refusal is not None:
+            await self._refuse(CommandRefused, order, received, refusal)
+
+    async def _refuse(
+        self,
+        event: type[ExperimentRefused | CommandRefused],
+        command: StartExperiment | Order,
+        received: Received,
+        refusal: Refusal,
+    ) -> None:
+        log.info("command_refused", experiment=command.experiment, command=command.type, code=refusal.code)
+        refused = event(
+            experiment=command.experiment,
+            command=received.envelope.id,
+            command_sha256=digest(canonical_json(command)),
+            code=refusal.code,
+            reason=refusal.reason,
+        )
+        try:
+            await self._messenger.send(refused, cause=received.envelope.id)
+        except BusError as error:
+            log.warning("not_sent", experiment=command.experiment, error=str(error))
+
+    def _seen(self, seen: SiteSeen) -> None:
+        for name in {task.experiment for task in seen.tasks}:
+            self._find(name)
+        for experiment in self.experiments.values():
+            if experiment.concerns(seen):
+                experiment.seen(seen)
+
+
+def _until_the_store_answers() -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception_type(StoreUnavailableError),
+        wait=wait_random_exponential(multiplier=0.2, max=15),
+        reraise=True,
+    )

@@ -1,0 +1,195 @@
+"""One experiment's loop: list, decide, act. Every wake-up does the same; the timer is one more wake-up."""
+
+import asyncio
+import contextlib
+import random
+
+import structlog
+
+from wardround.coordinator.decide import Observed, decide, next_moment
+from wardround.coordinator.due import due
+from wardround.coordinator.evolve import IllegalTransitionError, evolve
+from wardround.coordinator.observe import Observer
+from wardround.coordinator.orders import Order, Refusal, carry_out
+from wardround.coordinator.outbox import Outbox
+from wardround.coordinator.proposed import Proposed
+from wardround.coordinator.pruning import delete_pruned
+from wardround.coordinator.state import State
+from wardround.runtime.bus.messaging import Messenger
+from wardround.runtime.clock import Clock
+from wardround.runtime.journal import Journal, JournalBrokenError, JournalMovedError, Stored
+from wardround.runtime.store.port import ObjectStore, StoreUnavailableError
+from wardround_messages.events import SiteSeen
+from wardround_messages.journal import Pruned
+from wardround_messages.names import AnswerKey, parse_key
+
+log = structlog.get_logger()
+
+OUTAGE_PAUSE = 2.0  # seconds, jittered, between tries while the store is away
+
+
+class Experiment:
+    """Runs one experiment until it has ended and nothing more is to be said of it."""
+
+    def __init__(
+        self, name: str, store: ObjectStore, messenger: Messenger, *, writer: str, clock: Clock, interval: float
+    ) -> None:
+        self.name = name
+        self.state: State | None = None
+        self.broken: JournalBrokenError | None = None
+        self._store = store
+        self._writer = writer
+        self._clock = clock
+        self._interval = interval
+        self._journal = Journal(store, name, writer=writer, clock=clock)
+        self._observer = Observer(store, name)
+        self._outbox = Outbox(name, messenger)
+        self._newest: Stored | None = None
+        self._lock = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._everywhere = True
+        self._rubbish = False
+
+    # --- waking up ---------------------------------------------------------------------------------------------------
+
+    def wake(self, *, everywhere: bool = False) -> None:
+        """Something may have changed. Many wake-ups before the next look are one; `everywhere` has it look at
+        steps long closed, too."""
+        self._everywhere = self._everywhere or everywhere
+        self._woken.set()
+
+    def reconnected(self) -> None:
+        """What was said before may have been lost with the connection: say it again."""
+        self._outbox.forget()
+        self.repeat_newest()
+        self.wake(everywhere=True)
+
+    def repeat_newest(self) -> None:
+        """Publish the newest entry once more."""
+        if self._newest is not None:
+            self._outbox.announce(self._newest)
+            self.wake()
+
+    def announced(self, key: str) -> None:
+        """The store says that an object was written: a hint where to look."""
+        known = parse_key(key)
+        step = None if self.state is None else self.state.step
+        self.wake(everywhere=isinstance(known, AnswerKey) and (step is None or known.round != step.round))
+
+    def concerns(self, message: SiteSeen) -> bool:
+        return self.state is None or message.site in self.state.sites
+
+    def seen(self, message: SiteSeen) -> None:
+        """A site says what it has in hand: it is sent what it lacks, and told to stop what is over."""
+        self._outbox.seen(message)
+        self.wake()
+
+    async def run(self) -> None:
+        """Loop until the experiment has ended, or its journal cannot be believed (`broken` says why)."""
+        while True:
+            self._woken.clear()
+            try:
+                async with self._lock:
+                    await self._reconcile()
+            except StoreUnavailableError as error:
+                log.warning("store_unavailable", experiment=self.name, error=str(error))
+                self.wake(everywhere=True)
+                await asyncio.sleep(OUTAGE_PAUSE * (0.5 + random.random()))  # noqa: S311 - jitter
+            except JournalBrokenError as error:
+                self._stop(error)
+                return
+            if self.state is not None and self.state.ended and not self._woken.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), self._pause())
+            if not self._woken.is_set():
+                self._everywhere = True
+
+    def _stop(self, error: JournalBrokenError) -> None:
+        self.broken = error
+        log.error("journal_broken", experiment=self.name, entry=error.number, why=error.why)
+
+    def _pause(self) -> float:
+        """Seconds until the next look, when nothing wakes it before."""
+        moment = None if self.state is None else next_moment(self.state)
+        if moment is None:
+            return self._interval
+        return min(self._interval, max((moment - self._clock()).total_seconds(), 0.0) + 0.001)
+
+    # --- list, decide, act -------------------------------------------------------------------------------------------
+
+    async def _reconcile(self) -> None:
+        observed = await self._look()
+        while observed is not None and self.state is not None:
+            proposals = decide(self.state, observed, self._clock())
+            if not proposals:
+                await self._act(observed)
+                return
+            try:
+                await self._append(proposals)
+            except JournalMovedError:
+                observed = await self._look()
+
+    async def _look(self) -> Observed | None:
+        """Read on in the journal, then what sites and aggregator left; None where there is no journal."""
+        await self._catch_up()
+        if self.state is None:
+            return None
+        observed = await self._observer.look(self.state, everywhere=self._everywhere)
+        self._everywhere = False
+        return observed
+
+    async def _catch_up(self) -> None:
+        starting = self.state is None
+        for stored in await self._journal.read_on():
+            self._fold(stored)
+            if stored.entry.writer == self._writer:
+                self._outbox.announce(stored)  # appended by a call that seemed to fail
+        if starting:
+            self.repeat_newest()
+
+    async def _append(self, proposals: list[Proposed]) -> None:
+        for proposed in proposals:
+            stored = await self._journal.append(proposed.body, cause=proposed.cause)
+            self._fold(stored)
+            self._outbox.announce(stored)
+            log.info(f"{proposed.body.noun}_{proposed.body.verb}", experiment=self.name, entry=stored.entry.number)
+
+    def _fold(self, stored: Stored) -> None:
+        try:
+            self.state = evolve(self.state, stored.entry)
+        except IllegalTransitionError as error:
+            raise JournalBrokenError(self.name, stored.entry.number, str(error)) from None
+        self._newest = stored
+        self._rubbish = self._rubbish or isinstance(stored.entry.body, Pruned)
+
+    async def _act(self, observed: Observed) -> None:
+        assert self.state is not None  # noqa: S101 - it was looked at
+        await self._outbox.speak(self.state, due(self.state, observed.answers), self._clock())
+        if self._rubbish:
+            await delete_pruned(self._store, self.state)
+            self._rubbish = False
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    async def order(self, order: Order, order_id: str) -> Refusal | None:
+        """Carry out a researcher's command, once.
+
+        Raises:
+            StoreUnavailableError: try again; JournalBrokenError: the experiment stands still.
+        """
+        self.wake()  # keeps the loop of an ended experiment alive until this is carried out
+        async with self._lock:
+            while True:
+                observed = await self._look()
+                if observed is None or self.state is None:
+                    return Refusal("unknown_experiment", f"there is no experiment '{self.name}'")
+                led_to = carry_out(self.state, order, order_id, observed.answers)
+                if isinstance(led_to, Refusal):
+                    return led_to
+                with contextlib.suppress(JournalMovedError):
+                    await self._append(led_to)
+                    if not led_to:
+                        self.repeat_newest()
+                    self.wake()
+                    return None

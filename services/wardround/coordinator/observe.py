@@ -1,0 +1,128 @@
+"""What sites and the aggregator left in the store: list, read what is new, remember what cannot change."""
+
+from typing import TypeVar
+
+import structlog
+
+from wardround.coordinator.decide import Observed
+from wardround.coordinator.state import State
+from wardround.coordinator.steps import StoredAnswer
+from wardround.runtime.store.port import NotFoundError, ObjectStore
+from wardround_messages.base import Model, digest
+from wardround_messages.codec import MalformedError, parse
+from wardround_messages.names import (
+    ANSWERS_PREFIX,
+    CONSENT_PREFIX,
+    AnswerKey,
+    ConsentKey,
+    ResultKey,
+    answers_prefix,
+    bucket_of,
+    parse_key,
+)
+from wardround_messages.objects import ANSWER_AT_MOST, RESULT_AT_MOST, Answer, Consent, Result
+
+log = structlog.get_logger()
+
+M = TypeVar("M", bound=Model)
+
+
+class Observer:
+    """Reads one experiment's bucket. Objects are create-only, so each is read once."""
+
+    def __init__(self, store: ObjectStore, experiment: str) -> None:
+        self._store = store
+        self._experiment = experiment
+        self._bucket = bucket_of(experiment)
+        self._answers: dict[AnswerKey, StoredAnswer] = {}
+        self._consents: dict[ConsentKey, Consent | None] = {}
+
+    async def look(self, state: State, *, everywhere: bool) -> Observed:
+        """The objects that matter to `state`; `everywhere` also finds answers to steps long closed."""
+        return Observed(
+            consents=() if state.ended else await self._new_consents(state),
+            answers=await self._current_answers(state, everywhere=everywhere),
+            result=await self._result(state),
+        )
+
+    async def _new_consents(self, state: State) -> tuple[tuple[str, Consent], ...]:
+        found = []
+        for info in await self._store.list(self._bucket, CONSENT_PREFIX):
+            key = parse_key(info.key)
+            if not isinstance(key, ConsentKey) or key.manifest != state.manifest_sha256[:16]:
+                continue
+            if key.site not in state.sites or key.number <= state.sites[key.site].consent:
+                continue
+            if key not in self._consents:
+                self._consents[key] = await self._consent(state, key)
+            if (consent := self._consents[key]) is not None:
+                found.append((info.key, consent))
+        return tuple(found)
+
+    async def _consent(self, state: State, key: ConsentKey) -> Consent | None:
+        consent = self._parsed(Consent, await self._store.read(self._bucket, str(key), length=ANSWER_AT_MOST + 1), key)
+        if consent is None or (consent.experiment, consent.site, consent.number, consent.manifest_sha256) != (
+            self._experiment,
+            key.site,
+            key.number,
+            state.manifest_sha256,
+        ):
+            log.warning("consent_ignored", experiment=self._experiment, key=str(key))
+            return None
+        return consent
+
+    async def _current_answers(self, state: State, *, everywhere: bool) -> dict[AnswerKey, StoredAnswer]:
+        step = state.step
+        if everywhere:
+            prefix = ANSWERS_PREFIX
+        elif step is not None:
+            prefix = answers_prefix(step.round)
+        else:
+            return self._keep(state)
+        for info in await self._store.list(self._bucket, prefix):
+            key = parse_key(info.key)
+            if isinstance(key, AnswerKey) and key not in self._answers and _matters(state, key):
+                self._answers[key] = await self._answer(key)
+        return self._keep(state)
+
+    def _keep(self, state: State) -> dict[AnswerKey, StoredAnswer]:
+        self._answers = {key: stored for key, stored in self._answers.items() if _matters(state, key)}
+        return dict(self._answers)
+
+    async def _answer(self, key: AnswerKey) -> StoredAnswer:
+        data = await self._store.read(self._bucket, str(key), length=ANSWER_AT_MOST + 1)
+        answer = self._parsed(Answer, data, key)
+        if answer is not None and (answer.experiment, answer.round, answer.task, answer.site, answer.attempt) != (
+            self._experiment,
+            key.round,
+            key.task,
+            key.site,
+            key.attempt,
+        ):
+            log.warning("security", event_kind="answer_names_another_task", key=str(key), experiment=self._experiment)
+            answer = None
+        return StoredAnswer(digest(data), answer)
+
+    async def _result(self, state: State) -> Result | None:
+        if state.step is None or state.step.closing is None:
+            return None
+        key = ResultKey(state.step.closing.number)
+        try:
+            data = await self._store.read(self._bucket, str(key), length=RESULT_AT_MOST + 1)
+        except NotFoundError:
+            return None
+        return self._parsed(Result, data, key)
+
+    def _parsed(self, model: type[M], data: bytes, key: object) -> M | None:
+        try:
+            return parse(model, data, at_most=RESULT_AT_MOST if model is Result else ANSWER_AT_MOST)
+        except MalformedError as error:
+            log.warning("object_unreadable", experiment=self._experiment, key=str(key), why=str(error))
+            return None
+
+
+def _matters(state: State, key: AnswerKey) -> bool:
+    """An answer of the open step, or one that no entry names yet."""
+    if state.step is not None and state.step.name == (key.round, key.task):
+        return True
+    return (key.site, key.attempt) not in state.accounted.get((key.round, key.task), frozenset())

@@ -1,0 +1,106 @@
+"""Which step comes next, and who is asked: pure.
+
+`initialise(0)` or a brought model, then `train(1)` to `train(n)`, then `evaluate(n)` and `test(n)`.
+"""
+
+import hashlib
+
+from wardround.coordinator.proposed import Proposed, on_missed
+from wardround.coordinator.state import State
+from wardround_messages import journal as facts
+from wardround_messages.manifest import share_of
+from wardround_messages.names import Task
+
+
+def next_step(state: State) -> list[Proposed]:
+    """Open the next step, adopt the model that was brought, or finish."""
+    if state.manifest.mode == "check":
+        return _finish(state) if (0, Task.CHECK) in state.done_steps else _open_check(state)
+    if not state.models:
+        return _first_model(state)
+    latest = state.latest
+    if latest < state.rounds:
+        return _open_training(state, latest + 1)
+    evaluation = state.manifest.evaluation
+    if evaluation.final and (latest, Task.EVALUATE) not in state.done_steps:
+        return _open_evaluation(state)
+    if evaluation.test is not None and (latest, Task.TEST) not in state.done_steps:
+        return _open_test(state, evaluation.test.site)
+    return _finish(state)
+
+
+def eligible(state: State, round_: int) -> list[str]:
+    """The sites, sorted, that may be asked in the round: granted for it, and not set aside."""
+    return [name for name, site in state.sites.items() if site.granted and not site.set_aside and site.rounds >= round_]
+
+
+def quorum_for(state: State, asked: int) -> int:
+    """The quorum of a round: a share of the sites granted, those set aside included, or of the sample."""
+    cohort = state.manifest.cohort
+    granted = sum(site.granted for site in state.sites.values())
+    base = granted if cohort.sample == "all" else asked
+    return max(1, share_of(cohort.quorum, base))
+
+
+def sampled(state: State, round_: int, candidates: list[str]) -> list[str]:
+    """The round's sample, drawn by the seed: the sites whose digests with seed and round are smallest."""
+    granted = sum(site.granted for site in state.sites.values())
+    size = share_of(state.manifest.cohort.sample, granted)
+    if state.manifest.cohort.sample == "all" or size >= len(candidates):
+        return candidates
+    return sorted(sorted(candidates, key=lambda site: _draw(state.manifest.seed, round_, site))[:size])
+
+
+def _draw(seed: int, round_: int, site: str) -> bytes:
+    return hashlib.sha256(f"sample.{seed}.{round_}.{site}".encode()).digest()
+
+
+def _first_model(state: State) -> list[Proposed]:
+    if state.initial is not None:
+        return [Proposed(facts.ModelAdopted(round=0, model=state.initial, closing=None, used=()))]
+    candidates = [site for site in eligible(state, 0) if site not in state.tried]
+    if not candidates:
+        return on_missed(state, "nobody_initialised", "no site could make the first model")
+    return [_opened(state, 0, Task.INITIALISE, candidates[:1], 1)]
+
+
+def _open_training(state: State, round_: int) -> list[Proposed]:
+    asked = sampled(state, round_, eligible(state, round_))
+    quorum = quorum_for(state, len(asked))
+    if len(asked) < quorum:
+        reason = f"{len(asked)} sites can be asked for round {round_}, the quorum is {quorum}"
+        return on_missed(state, "quorum_out_of_reach", reason)
+    return [_opened(state, round_, Task.TRAIN, asked, quorum)]
+
+
+def _open_evaluation(state: State) -> list[Proposed]:
+    asked = eligible(state, state.latest)
+    return [_opened(state, state.latest, Task.EVALUATE, asked, min(quorum_for(state, len(asked)), 1000))]
+
+
+def _open_test(state: State, site: str) -> list[Proposed]:
+    asked = [site] if site in eligible(state, state.latest) else []
+    return [_opened(state, state.latest, Task.TEST, asked, 1)]
+
+
+def _open_check(state: State) -> list[Proposed]:
+    asked = eligible(state, 0)
+    return [_opened(state, 0, Task.CHECK, asked, quorum_for(state, len(asked)))]
+
+
+def _opened(state: State, round_: int, task: Task, asked: list[str], quorum: int) -> Proposed:
+    builds = task not in (Task.INITIALISE, Task.CHECK)
+    return Proposed(
+        facts.StepOpened(
+            round=round_,
+            task=task,
+            asked=tuple(asked),
+            quorum=quorum,
+            built_on=state.models[-1] if builds else None,
+        )
+    )
+
+
+def _finish(state: State) -> list[Proposed]:
+    model = state.models[-1] if state.models else None
+    return [Proposed(facts.ExperimentFinished(round=max(state.latest, 0), model=model))]

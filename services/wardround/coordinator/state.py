@@ -1,0 +1,130 @@
+"""What the coordinator knows of an experiment: the fold of its journal, see `evolve.py`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from wardround_messages.manifest import Manifest
+from wardround_messages.names import Task
+from wardround_messages.parts import Member, ObjectRef
+
+UNANSWERED = "unanswered"
+MISSES_UNTIL_SET_ASIDE = 3
+
+Phase = Literal["enrolling", "running", "finished", "failed", "aborted"]
+StepName = tuple[int, Task]
+AnswerName = tuple[str, int]  # site, attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the journal knows of a site. `offer` is the offer its latest consent answers, -1 before the first."""
+
+    verdict: Literal["granted", "declined", "pending", "withdrawn"] | None = None
+    rounds: int = 0
+    consent: int = 0
+    offer: int = -1
+    misses: int = 0
+    set_aside: bool = False
+
+    @property
+    def granted(self) -> bool:
+        return self.verdict == "granted"
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The closing entry that waits for its aggregation; `since` is when the wait began."""
+
+    number: int
+    sha256: str
+    since: datetime
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The open step. Its deadline runs from `since`, its grace from `quorum_since`.
+
+    `first_attempt` holds, after a resumption, the attempt from which a site's budget counts anew; `spoiled` the
+    answers that the aggregation left out; `withdrew` the sites that took their consent back meanwhile.
+    """
+
+    round: int
+    task: Task
+    asked: tuple[str, ...]
+    quorum: int
+    built_on: ObjectRef | None
+    since: datetime
+    quorum_since: datetime | None = None
+    first_attempt: Mapping[str, int] = field(default_factory=dict)
+    spoiled: frozenset[AnswerName] = frozenset()
+    withdrew: frozenset[str] = frozenset()
+    closing: Closing | None = None
+
+    @property
+    def name(self) -> StepName:
+        return self.round, self.task
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A task that a site should no longer work on, and why."""
+
+    round: int
+    task: Task
+    site: str
+    attempt: int
+    reason: Literal["stale_round", "step_closed", "experiment_ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that decisions depend on; `entries` is the number of journal entries folded in."""
+
+    manifest: Manifest
+    manifest_sha256: str
+    requested_by: str
+    initial: ObjectRef | None
+    rounds: int
+    enrolling_since: datetime
+    sites: Mapping[str, Site]
+    entries: int = 1
+    phase: Phase = "enrolling"
+    paused: str | None = None
+    offered: int = 0
+    step: Step | None = None
+    tried: tuple[str, ...] = ()
+    models: tuple[ObjectRef | None, ...] = ()
+    received: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
+    accounted: Mapping[StepName, frozenset[AnswerName]] = field(default_factory=dict)
+    done_steps: frozenset[StepName] = frozenset()
+    revoked: tuple[Revoked, ...] = ()
+    orders: frozenset[str] = frozenset()
+    updates_pruned_to: int = -1
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in ("finished", "failed", "aborted")
+
+    @property
+    def latest(self) -> int:
+        """The round of the latest global model, -1 before the first."""
+        return len(self.models) - 1
+
+    @property
+    def best(self) -> int | None:
+        """The round of the best model so far by the manifest's metric; round r's answers describe model r-1."""
+        wish = self.manifest.model.best
+        if wish is None:
+            return None
+        measured = {
+            round_: value
+            for round_, values in self.received.items()
+            if (value := values.get(wish.metric)) is not None and round_ <= self.latest
+        }
+        if not measured:
+            return None
+        sign = 1 if wish.goal == "max" else -1
+        return max(measured, key=lambda round_: (sign * measured[round_], round_))

@@ -1,0 +1,83 @@
+"""What the store holds of an experiment: all that its figures are made of."""
+
+import structlog
+
+from wardround.metrics.board import ExperimentBoard
+from wardround.metrics.figures import Objects, answers_named, figures_of, result_named
+from wardround.metrics.history import Entry, History
+from wardround.runtime.clock import wall_clock
+from wardround.runtime.journal import Journal, Stored
+from wardround.runtime.store.port import NotFoundError, ObjectStore
+from wardround_messages.base import digest
+from wardround_messages.codec import MalformedError, parse
+from wardround_messages.figures import Figures
+from wardround_messages.names import AnswerKey, ResultKey, bucket_of
+from wardround_messages.objects import ANSWER_AT_MOST, RESULT_AT_MOST, Answer, Result
+
+log = structlog.get_logger()
+
+
+async def rebuild(store: ObjectStore, experiment: str) -> ExperimentBoard:
+    """The board of an experiment out of the store alone, with the figures of every round.
+
+    Raises:
+        JournalBrokenError, IllegalEntryError: the journal cannot be believed.
+        StoreUnavailableError: from the store.
+    """
+    journal = Journal(store, experiment, writer="metrics", clock=wall_clock)
+    board = ExperimentBoard(experiment).recorded(entry_of(stored) for stored in await journal.read_on())
+    for number in sorted(board.unwritten):
+        board = board.kept(await read_figures(store, board.history, number))
+    return board
+
+
+async def read_figures(store: ObjectStore, history: History | None, number: int) -> Figures:
+    """The figures of a round, made anew of its history and of the objects that it names."""
+    assert history is not None  # noqa: S101 - a round is known from it
+    round_ = history.rounds[number]
+    bucket = bucket_of(history.manifest.id)
+    answers = {}
+    for key, sha256 in answers_named(round_).items():
+        answer = await read_answer(store, bucket, key, sha256=sha256)
+        if answer is not None:
+            answers[key] = answer
+    result = result_named(round_)
+    return figures_of(history, number, Objects(answers, await _read_result(store, bucket, result) if result else None))
+
+
+async def read_answer(store: ObjectStore, bucket: str, key: AnswerKey, *, sha256: str | None = None) -> Answer | None:
+    """The answer with that digest, or None where there is none that can be believed."""
+    data = await _read(store, bucket, str(key), ANSWER_AT_MOST)
+    if data is None or (sha256 is not None and digest(data) != sha256):
+        log.warning("answer missing or changed", bucket=bucket, key=str(key))
+        return None
+    try:
+        answer = parse(Answer, data, at_most=ANSWER_AT_MOST)
+    except MalformedError as error:
+        log.warning("answer unreadable", bucket=bucket, key=str(key), code=error.code)
+        return None
+    named = AnswerKey(answer.round, answer.task, answer.site, answer.attempt)
+    return answer if (bucket_of(answer.experiment), named) == (bucket, key) else None
+
+
+async def _read_result(store: ObjectStore, bucket: str, key: ResultKey) -> Result | None:
+    data = await _read(store, bucket, str(key), RESULT_AT_MOST)
+    if data is None:
+        log.warning("result missing", bucket=bucket, key=str(key))
+        return None
+    try:
+        return parse(Result, data, at_most=RESULT_AT_MOST)
+    except MalformedError as error:
+        log.warning("result unreadable", bucket=bucket, key=str(key), code=error.code)
+        return None
+
+
+async def _read(store: ObjectStore, bucket: str, key: str, at_most: int) -> bytes | None:
+    try:
+        return await store.read(bucket, key, length=at_most + 1)
+    except NotFoundError:
+        return None
+
+
+def entry_of(stored: Stored) -> Entry:
+    return Entry(stored.entry.number, stored.entry.at, stored.entry.body)

@@ -1,0 +1,39 @@
+"""Figures in words that a person reads at a glance."""
+
+
+def size_text(size: int) -> str:
+    """`4.8 MB`, in powers of ten."""
+    number = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 99.95 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def duration_text(seconds: float) -> str:
+    """The two largest units: `0.2 s`, `12 s`, `14 m 02 s`, `1 h 52 m`, `3 d 04 h`."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
+
+
+def span_text(seconds: float) -> str:
+    """The largest unit alone: `2s`, `31m`, `5h`, `3d`."""
+    whole = max(int(seconds), 0)
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if whole >= length:
+            return f"{whole // length}{unit}"
+    return f"{whole}s"
+
+
+def short(sha256: str) -> str:
+    """Enough of a digest to tell it from its neighbours."""
+    return sha256[:8]

@@ -1,0 +1,92 @@
+"""A person's TOML file as a strict model: whatever is wrong in it is told in one line with the file and the key."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+
+SCHEMA = 1
+
+
+class SettingsError(ValueError):
+    """A file that cannot be used as it stands: `file`, `key` (empty: the file as a whole) and what is wrong there."""
+
+    def __init__(self, file: Path, key: str, problem: str) -> None:
+        super().__init__(f"{file}: {key}: {problem}" if key else f"{file}: {problem}")
+        self.file = file
+        self.key = key
+        self.problem = problem
+
+
+class Table(BaseModel):
+    """A table of such a file: frozen, nothing coerced, and an unknown key is told together with the known ones."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_only(cls, data: Any) -> Any:
+        if isinstance(data, dict) and (unknown := data.keys() - cls.model_fields.keys()):
+            raise ValueError(f"unknown key '{min(unknown)}'; valid keys are {', '.join(cls.model_fields)}")
+        return data
+
+    def over(self, base: Self) -> Self:
+        """`base` with the keys that stand in this table."""
+        return base.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
+
+
+T = TypeVar("T", bound=Table)
+
+
+def load_toml(file: Path, model: type[T]) -> T:
+    """The file as `model`, its paths resolved against the file's folder (see `absolute`).
+
+    Raises:
+        SettingsError: missing or unreadable, not TOML, another `schema` than 1, or something that does not fit.
+    """
+    return as_table(file, read_toml(file), model)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Raises `SettingsError` where there is no file, or no TOML in it."""
+    try:
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise SettingsError(file, "", f"cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(file, "", f"is not TOML: {error}") from None
+
+
+def as_table(file: Path, data: dict[str, Any], model: type[T]) -> T:
+    """The content of the file as `model`; raises `SettingsError`."""
+    schema = data.get("schema")
+    if type(schema) is not int or schema != SCHEMA:
+        raise SettingsError(file, "schema", f"must be {SCHEMA}, the only one that this version reads")
+    try:
+        return model.model_validate({k: v for k, v in data.items() if k != "schema"}, context=file.absolute().parent)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = _key(first["loc"], data, missing=first["type"] == "missing")
+        problem = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+        raise SettingsError(file, key, problem) from None
+
+
+def absolute(value: object, info: ValidationInfo) -> Path:
+    """The path that a file names, resolved against the file's own folder; links stay as they are."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("must be a path")
+    folder = info.context if isinstance(info.context, Path) else Path.cwd()
+    return folder / value
+
+
+def _key(loc: Sequence[str | int], data: Any, *, missing: bool) -> str:
+    """The key as the file spells it: pydantic also names the branches of a union on the way."""
+    key = ""
+    for number, part in enumerate(loc, start=1):
+        if isinstance(part, int) and isinstance(data, list) and part < len(data):
+            key, data = f"{key}[{part + 1}]", data[part]
+        elif isinstance(data, dict) and (part in data or (missing and number == len(loc))):
+            key, data = f"{key}.{part}" if key else str(part), data.get(part)
+    return key

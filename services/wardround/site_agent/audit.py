@@ -1,0 +1,27 @@
+"""The site's own log, `audit.jsonl`: what was decided, and every object before it left. One JSON line each."""
+
+import os
+from pathlib import Path
+
+from wardround.runtime.clock import Clock
+from wardround_messages.base import canonical_bytes
+
+
+class AuditLog:
+    """Appends lines; with `durable` each is on disk when `write` returns."""
+
+    def __init__(self, path: Path, *, clock: Clock, durable: bool = True) -> None:
+        self._path = path
+        self._clock = clock
+        self._durable = durable
+
+    def write(self, what: str, **facts: str | int | None) -> None:
+        """Append one line; raises `OSError` where the disk does not take it."""
+        line = canonical_bytes({"v": 1, "at": self._clock().isoformat(), "what": what, **facts}) + b"\n"
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, line)
+            if self._durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,83 @@
+"""Following `metrics.jsonl` while a task writes it: bounded in memory, blind to what is not a metric."""
+
+import os
+import stat
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from wardround.site_agent.policy import Leave
+from wardround_messages.events import Progress
+from wardround_messages.task_folder import METRIC_LINE_AT_MOST, MetricLine, MetricsLine, ProgressLine
+
+READ_AT_MOST = 2**20
+NAMES_AT_MOST = 64
+
+_LINE: TypeAdapter[ProgressLine | MetricLine] = TypeAdapter(MetricsLine)
+
+
+class MetricsFollower:
+    """The last values of a growing `metrics.jsonl`. `invalid` counts the lines that were skipped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._rest = b""
+        self._skipping = False
+        self.invalid = 0
+        self.progress: Progress | None = None
+        self.epoch: int | None = None
+        self.step: int | None = None
+        self._metrics: dict[str, float | None] = {}
+
+    def read_on(self) -> bool:
+        """Read what was written since the last call, at most 1 MiB of it; True where there is something new."""
+        data = self._read()
+        *lines, rest = (self._rest + data).split(b"\n")
+        if self._skipping and lines:
+            lines, self._skipping = lines[1:], False
+        self._rest = b"" if self._skipping else rest
+        if len(self._rest) > METRIC_LINE_AT_MOST:
+            self._rest, self._skipping = b"", True
+            self.invalid += 1
+        return any([self._take(line) for line in lines])
+
+    def metrics(self, leave: Leave) -> dict[str, float | None]:
+        """The last value of each metric that may leave."""
+        return leave.metrics_allowed(self._metrics)[0]
+
+    def _read(self) -> bytes:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return b""
+            if status.st_size < self._offset:  # started again
+                self._offset, self._rest, self._skipping = 0, b"", False
+            data = os.pread(descriptor, READ_AT_MOST, self._offset)
+        finally:
+            os.close(descriptor)
+        self._offset += len(data)
+        return data
+
+    def _take(self, line: bytes) -> bool:
+        try:
+            if len(line) > METRIC_LINE_AT_MOST:
+                raise ValueError("too long")
+            entry = _LINE.validate_json(line)
+        except (ValidationError, ValueError):
+            self.invalid += 1
+            return False
+        if isinstance(entry, ProgressLine):
+            self.progress = Progress(phase=entry.phase, done=entry.done, of=entry.of)
+            return True
+        if entry.name not in self._metrics and len(self._metrics) >= NAMES_AT_MOST:
+            self.invalid += 1
+            return False
+        self._metrics[entry.name] = entry.value
+        self.epoch = entry.epoch if entry.epoch is not None else self.epoch
+        self.step = entry.step if entry.step is not None else self.step
+        return True

@@ -1,0 +1,123 @@
+"""Trainings as child processes on the agent's own machine: for a clinic that has no Airflow."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from wardround.site_agent.scheduler.port import RunEnd, SchedulerError
+from wardround.site_agent.scheduler.runs import Runs
+
+log = structlog.get_logger()
+
+# -P: no module in the working directory takes the place of an installed one.
+SERVER = ("-P", "-m", "wardround.training.serve")
+READY_WITHIN = 120.0
+STOPS_WITHIN = 5.0
+LOST = RunEnd(False, "scheduler_lost", "the process that starts trainings ended, and the training with it")
+
+
+class LocalScheduler:
+    """One child process for each run, forked from a server process that has the trainers imported already.
+
+    The server is started by the first trigger, and again when it is lost. It hears task ids on its standard input and
+    nothing else; when that closes, however the agent ends, it ends with all its children.
+    `python` is the interpreter that the trainers are installed in, `environment` that of the trainings: the agent's
+    own by default.
+    """
+
+    def __init__(
+        self, spool: Path, *, python: str | Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._command = (str(python or sys.executable), *SERVER, str(spool.absolute()))
+        self._environment = environment
+        self._runs = Runs(spool)
+        self._starting = asyncio.Lock()
+        self._server: _Server | None = None
+
+    async def trigger(self, task: str, *, again: bool = False) -> None:
+        server = await self._warm_server()
+        if self._runs.begin(task, again=again) is not None:
+            server.order(run=task)
+
+    async def wait(self, task: str) -> RunEnd:
+        return await self._runs.wait(task)
+
+    async def cancel(self, task: str) -> None:
+        if self._server is not None and task in self._runs.going():
+            self._runs.cancelled(task)
+            self._server.order(cancel=task)
+            await self._runs.ended(task, within=STOPS_WITHIN)
+
+    async def close(self) -> None:
+        async with self._starting:
+            if self._server is not None:
+                await self._server.close()
+
+    async def _warm_server(self) -> "_Server":
+        async with self._starting:
+            if self._server is None or self._server.lost:
+                self._server = _Server(await _start(self._command, self._environment), self._runs)
+            return self._server
+
+
+class _Server:
+    """The server process, and the task that hears how the runs end."""
+
+    def __init__(self, process: Process, runs: Runs) -> None:
+        self._process = process
+        self._runs = runs
+        self._hearing = asyncio.create_task(self._hear())
+
+    @property
+    def lost(self) -> bool:
+        return self._hearing.done()
+
+    def order(self, **line: str) -> None:
+        _stdin(self._process).write(json.dumps(line).encode() + b"\n")
+
+    async def close(self) -> None:
+        _stdin(self._process).close()
+        done, _ = await asyncio.wait({self._hearing}, timeout=STOPS_WITHIN)
+        if not done:
+            self._process.kill()
+            await self._hearing
+
+    async def _hear(self) -> None:
+        while line := await _stdout(self._process).readline():
+            report = json.loads(line)
+            self._runs.exited(report["ended"], report["status"])
+        status = await self._process.wait()
+        for task in self._runs.going():
+            log.warning("scheduler_lost", task=task, status=status)
+            self._runs.end(task, LOST)
+
+
+async def _start(command: tuple[str, ...], environment: Mapping[str, str] | None) -> Process:
+    """A server that said it is ready. Raises `SchedulerError` where the interpreter or its packages do not work."""
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,  # Ctrl-C at a terminal is the agent's to hear
+            )
+        except OSError as error:
+            raise _broken(str(error)) from None
+        try:
+            if await asyncio.wait_for(_stdout(process).readline(), READY_WITHIN):
+                return process
+            raise _broken(_last_line(errors))
+        except TimeoutError:
+            raise _broken(f"not ready after {READY_WITHIN:.0f} s") from None
+        except BaseException:
+            raise

@@ -1,0 +1,84 @@
+"""The runs of a scheduler that works on the agent's own machine: begun once, ended once, with the folder as record."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, UnknownRunError
+from wardround_messages.names import parse_task_id
+from wardround_messages.task_folder import JOB, RESULT
+
+CANCELLED = RunEnd(False, "cancelled", "stopped on request")
+
+
+class Runs:
+    """Which runs go on, and how the others ended. A `result.json` outlives the process that waited for it."""
+
+    def __init__(self, spool: Path) -> None:
+        self._spool = spool
+        self._ends: dict[str, asyncio.Future[RunEnd]] = {}
+        self._cancelled: set[str] = set()
+
+    def begin(self, task: str, *, again: bool) -> Path | None:
+        """The folder of a run to start now, cleared of an earlier run's end; None where a run goes on or is over.
+
+        Raises:
+            SchedulerError: what is asked for is not a task, or has no folder.
+        """
+        folder = self._folder(task)
+        known = self._ends.get(task)
+        over = known.done() if known is not None else (folder / RESULT).exists()
+        goes_on = known is not None and not over
+        if goes_on or (over and not again):
+            return None
+        if not (folder / JOB).is_file():
+            raise SchedulerError("no_folder", "the folder of the task holds no job.json")
+        (folder / RESULT).unlink(missing_ok=True)
+        self._cancelled.discard(task)
+        self._ends[task] = asyncio.get_running_loop().create_future()
+        return folder
+
+    async def wait(self, task: str) -> RunEnd:
+        """Raises `UnknownRunError`."""
+        if end := self._ends.get(task):
+            return await asyncio.shield(end)
+        try:
+            if (self._folder(task) / RESULT).exists():
+                return RunEnd(True)
+        except SchedulerError:
+            pass
+        raise UnknownRunError(task)
+
+    async def ended(self, task: str, *, within: float) -> None:
+        """Return when the run is over, or after so many seconds."""
+        await asyncio.wait({self._ends[task]}, timeout=within)
+
+    def going(self) -> list[str]:
+        return [task for task, end in self._ends.items() if not end.done()]
+
+    def cancelled(self, task: str) -> None:
+        """However the run ends from now on, it was cancelled."""
+        self._cancelled.add(task)
+
+    def exited(self, task: str, status: int) -> None:
+        """The run ended with this exit status, or by the signal of this negative number."""
+        self.end(task, self._meaning(task, status))
+
+    def end(self, task: str, how: RunEnd) -> None:
+        if not (end := self._ends[task]).done():
+            end.set_result(CANCELLED if task in self._cancelled else how)
+
+    def _meaning(self, task: str, status: int) -> RunEnd:
+        if status < 0:
+            return RunEnd(False, "killed", f"the training was ended by {signal.Signals(-status).name}")
+        if status > 0:
+            return RunEnd(False, "crashed", f"the training ended with exit code {status}")
+        if not (self._folder(task) / RESULT).exists():
+            return RunEnd(False, "no_result", "the training ended without a result.json")
+        return RunEnd(True)
+
+    def _folder(self, task: str) -> Path:
+        try:
+            return self._spool / str(parse_task_id(task))
+        except ValueError as error:
+            raise SchedulerError("bad_task_id", str(error)) from None

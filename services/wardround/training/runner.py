@@ -1,0 +1,256 @@
+"""One task, from `job.json` to `result.json`."""
+
+import errno
+import math
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from pydantic import ValidationError
+
+from wardround.training import carry
+from wardround.training.errors import CaseUnreadableError, TaskError
+from wardround.training.job import Parameters, TrainingJob
+from wardround.training.metrics_file import MetricsFile
+from wardround.training.registry import installed_trainer
+from wardround.training.tensors import (
+    Weights,
+    check_layout,
+    nonfinite,
+    read_model,
+    split_optimizer,
+    with_optimizer,
+    write_tensors,
+    write_whole,
+)
+from wardround.training.trainer import Outcome, Trainer
+from wardround_messages import parts
+from wardround_messages.base import canonical_bytes, canonical_json
+from wardround_messages.codec import MalformedError, parse, what_is_wrong
+from wardround_messages.names import Task
+from wardround_messages.parts import Measured
+from wardround_messages.task_folder import (
+    CASES,
+    FOLDER_AT_MOST,
+    JOB,
+    METRICS,
+    MODEL,
+    RESULT,
+    UPDATE,
+    Job,
+    TaskResult,
+)
+
+TEXT_AT_MOST = 4000
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def run_folder(folder: Path, *, check: bool = False, cancelled: Event | None = None) -> TaskResult:
+    """Do the task in the folder and leave `result.json`, also where the task failed.
+
+    Args:
+        folder: as the folder contract has it: `job.json`, and `model.safetensors` where the task builds on a model.
+        check: whatever the task, only try two cases for one step and say by code what is wrong.
+        cancelled: ends the task at its next step once set.
+
+    Raises:
+        CancelledTaskError: the task was cancelled; there is no result.
+        OSError: the result cannot be written.
+    """
+    for stale in (RESULT, UPDATE, CASES):
+        (folder / stale).unlink(missing_ok=True)
+    result = _Run(folder, check, cancelled).result()
+    write_whole(folder / RESULT, canonical_json(result))
+    return result
+
+
+class _Run:
+    """What is known of a task while it runs."""
+
+    def __init__(self, folder: Path, check: bool, cancelled: Event | None) -> None:
+        self.folder = folder
+        self.check = check
+        self.cancelled = cancelled
+        self.phase = "job"
+        self.seconds: dict[str, float] = {}
+        self.trainer: parts.Trainer | None = None
+
+    def result(self) -> TaskResult:
+        try:
+            return self._perform()
+        except TaskError as error:
+            return self._failed(error, error.__cause__ or error)
+        except OSError as error:
+            full = error.errno in DISK_FULL
+            return self._failed(TaskError("disk_full", "free some space") if full else _TRAINER_ERROR, error)
+        except Exception as error:  # somebody else's code: whatever it raises ends this task only
+            return self._failed(_TRAINER_ERROR, error)
+
+    def _failed(self, error: TaskError, cause: BaseException) -> TaskResult:
+        traceback.print_exception(cause, file=sys.stderr)
+        return TaskResult(
+            trainer=self.trainer,
+            seconds=self.seconds,
+            failure=error.failure(self.phase),
+            text="" if self.check else f"{type(cause).__name__}: {cause}"[:TEXT_AT_MOST],
+        )
+
+    def _perform(self) -> TaskResult:
+        with self._timed("job"):
+            job = self._read_job()
+            installed = installed_trainer(job.trainer)
+            self.trainer = installed.identity
+            trainer = installed.type()
+            parameters = _parameters(installed.type.parameters_type(), job)
+        with self._timed("model"):
+            base, optimizer = split_optimizer(self._received(job))
+            state = _state_before(job, optimizer)
+        with MetricsFile(self.folder / METRICS) as metrics:
+            given = trainer.job_type(job, parameters, metrics, optimizer_state=state, cancelled=self.cancelled)
+            with trainer.session(given):
+                result = self._carry_out(job, trainer, given, base, optimizer)
+        return result
+
+    def _read_job(self) -> Job:
+        try:
+            with (self.folder / JOB).open("rb") as file:
+                job = parse(Job, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST)
+        except FileNotFoundError as error:
+            raise TaskError("job_unreadable", f"the task's folder holds no {JOB}") from error
+        except MalformedError as error:
+            raise TaskError("job_unreadable", error.detail) from error
+        if self.check:
+            return job.model_copy(update={"task": Task.CHECK})
+        self.check = job.task is Task.CHECK
+        return job
+
+    def _received(self, job: Job) -> Weights:
+        if job.task is Task.INITIALISE:
+            return {}
+        if job.model_sha256 is not None:
+            return read_model(self.folder / MODEL, job.model_sha256)
+        if job.task is Task.CHECK:
+            return {}
+        raise TaskError("model_missing", f"the task `{job.task}` builds on a model, but the job names none")
+
+    def _carry_out(
+        self, job: Job, trainer: Trainer[Any, Any], given: TrainingJob[Any], base: Weights, optimizer: Weights
+    ) -> TaskResult:
+        with self._timed("load"):
+            model = trainer.load(base or None, given)
+            base = base or {name: value.copy() for name, value in trainer.save(model).items()}
+        if job.task is Task.INITIALISE:
+            self._leave(base)
+            return TaskResult(trainer=self.trainer, seconds=self.seconds)
+
+        with self._timed("data"):
+            training, validation = _cases(trainer, given)
+            write_whole(self.folder / CASES, "".join(f"{name}\n" for name in given.cases_used).encode(*_FILE_NAMES))
+        received = trained = None
+        if job.task is not Task.TRAIN or job.evaluate_received:
+            with self._timed("received"):
+                given.phase = "received"
+                received = _counted(trainer.evaluate(model, validation, given))
+                _check_declared(received, trainer)
+        if job.task in (Task.TRAIN, Task.CHECK):
+            with self._timed("train"):
+                given.phase = "train"
+                trained = _counted(trainer.train(model, training, given))
+            with self._timed("save"):
+                update = trainer.save(model)
+                check_layout(update, base)
+                self._leave(update if self.check else with_optimizer(update, _state_after(job, given, optimizer)))
+        if self.check:
+            return TaskResult(trainer=self.trainer, seconds=self.seconds)
+        return TaskResult(
+            trainer=self.trainer,
+            cases=trained.cases if trained is not None else 0,
+            received=None if received is None else Measured(cases=received.cases, values=_finite(received.metrics)),
+            trained={} if trained is None else _finite({**given.logged(), **trained.metrics}),
+            steps=given.steps_done,
+            seconds=self.seconds,
+        )
+
+    def _leave(self, update: Weights) -> None:
+        if (name := nonfinite(update)) is not None:
+            raise TaskError("nonfinite_update", f"the training diverged: tensor '{name}' holds NaN or infinity")
+        if not self.check:
+            write_tensors(self.folder / UPDATE, update)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        self.phase = phase
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = round(time.perf_counter() - start, 6)
+
+
+_TRAINER_ERROR = TaskError("trainer_error", "the trainer raised an error; the log of the site's task shows it")
+_FILE_NAMES = ("utf-8", "surrogateescape")
+
+
+def _parameters(model: type[Parameters], job: Job) -> Parameters:
+    try:
+        return model.model_validate_json(canonical_bytes(job.model_dump(mode="json")["parameters"]))
+    except ValidationError as error:
+        raise TaskError("parameters_invalid", what_is_wrong(error)) from error
+
+
+def _cases(trainer: Trainer[Any, Any], given: TrainingJob[Any]) -> tuple[Any, Any]:
+    try:
+        training, validation = trainer.data(given)
+    except (OSError, ValueError, EOFError) as error:  # what readers of files raise
+        raise CaseUnreadableError from error
+    return training, validation
+
+
+def _counted(outcome: Outcome) -> Outcome:
+    if outcome.cases < 1:
+        raise TaskError("too_few_cases", "the trainer counted no case")
+    return outcome
+
+
+def _check_declared(received: Outcome, trainer: Trainer[Any, Any]) -> None:
+    """What clinics approve is what `describe` shows, so nothing else is measured."""
+    if undeclared := received.metrics.keys() - trainer.metrics.keys():
+        raise TaskError("metric_undeclared", f"the trainer's `metrics` lacks {', '.join(sorted(undeclared))}")
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _state_before(job: Job, received: Weights) -> Weights:
+    match job.optimizer_state:
+        case "average":
+            return received
+        case "keep" if job.task is Task.TRAIN:
+            return carry.load_state(_carry(job), job.round)
+        case _:
+            return {}
+
+
+def _state_after(job: Job, given: TrainingJob[Any], received: Weights) -> Weights:
+    """The optimizer's tensors that go with the update; what was received stays in it, as the layout must not change."""
+    if job.optimizer_state == "reset":
+        return received
+    if not given.keeps_optimizer_state:
+        hint = f"this trainer cannot {job.optimizer_state} its optimizer's state; use reset"
+        raise TaskError("optimizer_state_unsupported", hint)
+    if job.optimizer_state == "average":
+        return given.optimizer_state
+    carry.save_state(_carry(job), job.round, given.optimizer_state)
+    return received
+
+
+def _carry(job: Job) -> Path:
+    if job.carry is None:
+        raise TaskError("carry_missing", "the job names no folder to keep the optimizer's state in")
+    return Path(job.carry)

@@ -1,0 +1,108 @@
+"""Weights in and out of safetensors files: digest, finiteness, layout, and the same bytes for the same arrays."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from wardround.training.errors import TaskError
+
+Array = NDArray[Any]
+Weights = dict[str, Array]
+
+OPTIMIZER = "optimizer."
+
+
+def read_tensors(path: Path) -> Weights:
+    """Tensors of a safetensors file as writable arrays of their own.
+
+    Raises:
+        TaskError: `model_unreadable`, for anything but a whole safetensors file of types that NumPy has.
+    """
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise TaskError("model_unreadable", "not a safetensors file of types that NumPy knows") from error
+    return {name: value if value.flags.writeable else value.copy() for name, value in tensors.items()}
+
+
+def read_model(path: Path, sha256: str) -> Weights:
+    """The received model, once its digest is right and every value is finite.
+
+    Raises:
+        TaskError: `model_missing`, `model_digest`, `model_unreadable`, `model_nonfinite`.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise TaskError("model_missing", f"the task builds on a model, but {path.name} is not in its folder") from error
+    if found != sha256:
+        raise TaskError("model_digest", f"{path.name} is not the model that the job names; fetch it again")
+    weights = read_tensors(path)
+    if (name := nonfinite(weights)) is not None:
+        raise TaskError("model_nonfinite", f"tensor '{name}' of the received model holds NaN or infinity")
+    return weights
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+    """Write the file whole or not at all. Without metadata, so that equal tensors are equal bytes."""
+    # safetensors takes the memory as it lies: a transposed view would be written in the wrong order.
+    dense = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    write_whole(path, safetensors.numpy.save(dense))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write by rename; the temporary file goes also when the disk is full."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def nonfinite(weights: Mapping[str, Array]) -> str | None:
+    """The first tensor, by name, that holds NaN or infinity."""
+    for name in sorted(weights):
+        value = weights[name]
+        if value.dtype.kind in "fc" and not np.isfinite(value).all():
+            return name
+    return None
+
+
+def check_layout(update: Mapping[str, Array], base: Mapping[str, Array]) -> None:
+    """Names, shapes and types must be those of the model built on.
+
+    Raises:
+        TaskError: `layout_changed`, naming the first tensor that differs.
+    """
+    for name in sorted(update.keys() | base.keys()):
+        if name not in update or name not in base:
+            change = "is missing from the update" if name in base else "is not in the model built on"
+        elif (update[name].shape, update[name].dtype) != (base[name].shape, base[name].dtype):
+            change = f"is {_layout(update[name])} where the model built on has {_layout(base[name])}"
+        else:
+            continue
+        raise TaskError("layout_changed", f"tensor '{name}' {change}")
+
+
+def _layout(value: Array) -> str:
+    return f"{value.dtype}{list(value.shape)}"
+
+
+def split_optimizer(tensors: Mapping[str, Array]) -> tuple[Weights, Weights]:
+    """The model's own tensors, and the optimizer's without their prefix."""
+    model = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER)}
+    state = {name.removeprefix(OPTIMIZER): value for name, value in tensors.items() if name.startswith(OPTIMIZER)}
+    return model, state
+
+
+def with_optimizer(model: Mapping[str, Array], state: Mapping[str, Array]) -> Weights:
+    return {**model, **{f"{OPTIMIZER}{name}": value for name, value in state.items()}}

@@ -1,0 +1,126 @@
+"""What the bus contract runs in: one world per adapter, all with the same exchanges, queues, logins and rights."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+from wardround.runtime.bus.dead_letters import DeadLetter
+from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
+from wardround.runtime.bus.port import Bus, Delivery
+from wardround_messages.topology import Binding, Login, Queue, Topology
+
+LIMIT = 3
+
+TOPOLOGY = Topology(
+    exchanges=("wr.commands", "wr.events", "wr.dead"),
+    queues=(
+        Queue("work", delivery_limit=LIMIT),
+        Queue("single", single_active=True, delivery_limit=LIMIT),
+        Queue("twice", delivery_limit=LIMIT),
+        Queue("log", kind="stream", delivery_limit=LIMIT),
+        Queue("wr.dead"),
+    ),
+    bindings=(
+        Binding("wr.commands", "work", "cmd.work.#"),
+        Binding("wr.commands", "single", "cmd.single.*"),
+        Binding("wr.commands", "twice", "cmd.#.both"),
+        Binding("wr.commands", "twice", "cmd.twice.#"),
+        Binding("wr.events", "log", "evt.#"),
+        Binding("wr.dead", "wr.dead", "#"),
+    ),
+    logins=(
+        Login("writer", {"wr.commands": r"^cmd\.", "wr.events": r"^evt\."}),
+        Login("worker", {"wr.dead": r"^dead\.worker\.hub$"}, ("work", "single", "twice", "log")),
+        Login("spare", {"wr.dead": r"^dead\.spare\.hub$"}, ("work", "single", "log")),
+        Login("reader", {}, ("log",)),
+        Login("undertaker", {}, ("wr.dead",)),
+    ),
+)
+
+
+class BusWorld(Protocol):
+    """A broker that holds `TOPOLOGY` and no message yet."""
+
+    async def connect(self, login: str) -> Bus:
+        """A new connection, which the world closes at the end. Raises `ForbiddenError`."""
+
+    async def disconnect(self, login: str) -> None:
+        """Cut the login's connections and keep them cut."""
+
+    async def reconnect(self, login: str) -> None:
+        """Let them come back; returns when they have."""
+
+    async def stop(self) -> None: ...
+
+    async def start(self) -> None: ...
+
+    async def depth(self, queue: str) -> int:
+        """Messages in the queue, those delivered and not acknowledged included."""
+
+    async def settle(self) -> None:
+        """Long enough for whatever is on its way to arrive."""
+
+
+async def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the condition may be anything
+            await asyncio.sleep(0.001)
+
+
+class Inbox:
+    """A handler that keeps what it receives."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+
+    async def __call__(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [delivery.packet.body for delivery in self.deliveries]
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        return [DeadLetter.read(delivery.packet) for delivery in self.deliveries]
+
+
+class MemoryWorld:
+    def __init__(self) -> None:
+        self._broker = MemoryBroker(TOPOLOGY)
+
+    async def connect(self, login: str) -> Bus:
+        return MemoryBus(self._broker, login)
+
+    async def disconnect(self, login: str) -> None:
+        self._broker.disconnect(login)
+
+    async def reconnect(self, login: str) -> None:
+        self._broker.reconnect(login)
+
+    async def stop(self) -> None:
+        self._broker.stop()
+
+    async def start(self) -> None:
+        self._broker.start()
+
+    async def depth(self, queue: str) -> int:
+        return self._broker.depth(queue)
+
+    async def settle(self) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        await self._broker.close()
+
+
+@asynccontextmanager
+async def memory_world() -> AsyncIterator[BusWorld]:
+    world = MemoryWorld()
+    yield world
+    await world.close()
+
+
+WORLDS: dict[str, Callable[[], AbstractAsyncContextManager[BusWorld]]] = {"memory": memory_world}
