@@ -148,6 +148,10 @@ class CancelTask(ToTask):
     noun, verb = "task", "cancel"
     reason: Literal["stale_round", "step_closed", "superseded", "experiment_ended"]
 
+    @property
+    def id(self) -> str:
+        return f"{super().id}.{self.reason}"
+
 
 # --- to the aggregator -------------------------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
-"""What the metrics service writes down of a round: a function of journal, answers and results, to be made anew at will."""
+"""What the metrics service writes down of a round: a function of journal, answers and results, so never lost."""
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from wardround_messages.base import Code, Count, MetricName, MetricValues, Model, Seconds, Sha256
+from wardround_messages.base import V1, Code, Count, MetricName, MetricValues, Model, Seconds, Sha256, Timestamp
 from wardround_messages.names import ExperimentId, Round, SiteId, Task
 from wardround_messages.parts import LeftOut, Measured, ObjectRef, Sites
 
@@ -54,9 +54,9 @@ class StepFigures(Model):
     task: Task
     built_on: Sha256 | None
     quorum: Annotated[int, Field(ge=1, le=1000)]
-    opened_at: AwareDatetime
-    quorum_at: AwareDatetime | None
-    closed_at: AwareDatetime | None
+    opened_at: Timestamp
+    quorum_at: Timestamp | None
+    closed_at: Timestamp | None
     closed_by: Literal["complete", "grace", "deadline", "out_of_reach"] | None
     quorum_met: bool
     reopened: Count
@@ -69,7 +69,7 @@ class ModelFigures(Model):
 
     size: Count
     sha256: Sha256
-    adopted_at: AwareDatetime
+    adopted_at: Timestamp
     used: Sites
     left_out: Annotated[tuple[LeftOut, ...], Field(max_length=1000)] = ()
     warnings: Annotated[tuple[LeftOut, ...], Field(max_length=1000)] = ()
@@ -87,7 +87,7 @@ class BestModel(Model):
 class Figures(Model):
     """`figures/r000012.json`: the steps of a round in the order they were opened, and what came of them."""
 
-    v: Literal[1] = 1
+    v: V1 = 1
     experiment: ExperimentId
     round: Round
     steps: Annotated[tuple[StepFigures, ...], Field(max_length=5)]

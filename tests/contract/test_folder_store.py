@@ -236,12 +236,13 @@ from wardround.runtime.store.folder import FolderStore
 async def main(root):
     store = FolderStore(Path(root), durable=False)
     await store.make_bucket("wr-killed")
-    print("ready", flush=True)
     for number in itertools.count():
         content = os.urandom(3_000_000 + number)
         whole = hashlib.sha256(content).digest() + content
         await store.put("wr-killed", "global/replaced", whole)
         await store.create("wr-killed", f"updates/{os.getpid()}-{number}", whole)
+        if number == 0:
+            print("ready", flush=True)
 
 asyncio.run(main(sys.argv[1]))
 """
@@ -249,23 +250,20 @@ asyncio.run(main(sys.argv[1]))
 
 async def test_a_process_killed_in_the_middle_of_writing_leaves_only_whole_objects(tmp_path: Path) -> None:
     moments = random.Random(11)
-    cut_short = 0
     for _ in range(4):
         writer = python(WRITE_ON, tmp_path)
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
-        await asyncio.sleep(moments.uniform(0.01, 0.1))
+        await asyncio.sleep(moments.uniform(0, 0.06))
         writer.kill()
         writer.communicate()
-        cut_short = len(unfinished(tmp_path))
 
     store = FolderStore(tmp_path, durable=False)
     infos = await store.list("wr-killed")
-    assert infos
+    assert len(infos) >= 5
     for info in infos:
         whole = await store.read("wr-killed", info.key)
         assert hashlib.sha256(whole[32:]).digest() == whole[:32]
-    assert len(unfinished(tmp_path)) == cut_short
 
 
 # --- disks and rights --------------------------------------------------------------------------------------------
@@ -325,7 +323,7 @@ def test_without_room_nothing_is_left_in_part_and_with_room_the_store_goes_on_by
         (errno.EACCES, AccessDeniedError, "check the rights"),
         (errno.EROFS, AccessDeniedError, "check the rights"),
         (errno.EXDEV, AccessDeniedError, "one local file system"),
-        (errno.ENOTDIR, InvalidKeyError, "is a part of others"),
+        (errno.ENOTDIR, InvalidKeyError, "a file stands where"),
     ],
 )
 def test_a_failed_system_call_tells_what_to_do(code: int, expected: type[StoreError], says: str) -> None:

@@ -1,6 +1,8 @@
 """What the bus in memory offers beyond the port: faults, bounds and a look inside."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import replace
@@ -8,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
+from wardround.runtime.bus.memory_queues import MemoryStream, Source
 from wardround.runtime.bus.port import DeadLetterError, Delivery, Packet, UnroutableError
 from wardround_messages.topology import Binding, Login, Queue, Topology, topology
 
@@ -252,3 +255,42 @@ async def test_same_calls_are_handled_in_the_same_order(broker: MemoryBroker) ->
 
     assert len(first) >= 30
     assert all([await handled() == first for _ in range(3)])
+
+
+class Idle:
+    """A consumer that never has room."""
+
+    has_room = False
+
+    def deliver(self, source: Source, tag: int, delivery: Delivery) -> None:
+        raise AssertionError("delivered without room")
+
+
+def test_stream_forgets_the_readers_that_left() -> None:
+    stream = MemoryStream(Queue("log", kind="stream"), give_up=lambda packet, queue: None, keep=3)
+    stream.put(SAID)
+    reader, consumer = stream.source("first"), Idle()
+    reader.attach(consumer)
+    assert stream.readers == [reader]
+
+    assert reader.detach(consumer) == 0
+
+    assert stream.readers == []
+
+
+@pytest.mark.parametrize("queue", ["wr.site.clinic-1", "wr.metrics"])
+async def test_broker_holds_nothing_of_a_closed_connection(queue: str) -> None:
+    everyone = tuple(replace(login, reads=(queue,)) for login in TOPOLOGY.logins)
+    broker = MemoryBroker(replace(TOPOLOGY, logins=everyone))
+    bus = MemoryBus(broker, "clinic-1")
+
+    async def note(delivery: Delivery) -> None:
+        pass
+
+    remembered = weakref.ref(await bus.subscribe(queue, note, dead_key="dead.site-agent.clinic-1"))
+    broker.disconnect("clinic-1")
+    broker.reconnect("clinic-1")
+    await bus.close()
+    gc.collect()
+
+    assert remembered() is None

@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,9 @@ _SUM_WITHOUT_HUGE = HUGE**2
 class Tally:
     """What one pass tells of a member.
 
-    `squares` sums (x - x_base)^2 over the floating tensors of the model proper: not over integers, which count
-    something, nor over the optimizer's state. `fault` is the first one found, `huge` the first tensor with such values.
+    `squares` sums (x - x_base)^2 over floating tensors: integers count something. `changed` against the base, and not
+    all zero (`nonzero`), are said of the model proper, as are the squares, and not of the optimizer's state. `fault` is
+    the first one found, `huge` the first tensor with such values.
     """
 
     squares: float = 0.0
@@ -78,9 +80,8 @@ class SliceMerge:
                         _look_at_integers(part, values, base_block, tally)
                     combine(total[block], values, share)
 
-    def finish(self, out: bytearray) -> float:
-        """Write the merged slice into `out`, of its length; what its change adds to a sum of squares."""
-        squares = 0.0
+    def finish(self, out: bytearray, merged: Tally) -> None:
+        """Write the merged slice into `out`, of its length, and bring its change into the tally."""
         with np.errstate(all="ignore"):
             for (part, stored), total, base in zip(_split(self._piece, out), self._totals, self._bases, strict=True):
                 if part.tensor.dtype not in FLOATS:
@@ -89,9 +90,8 @@ class SliceMerge:
                 for begin in range(0, part.elements, BLOCK):
                     block = slice(begin, begin + BLOCK)
                     if base is not None and _counts(part):
-                        squares += _sum_of_squares(total[block], base[block], self._bench.change)
+                        merged.squares += _sum_of_squares(total[block], base[block], self._bench.change)
                     narrow(total[block], part.tensor.dtype, stored[block])
-        return squares
 
     def _floats(self, part: Part, stored: Stored, base: Stored | None, tally: Tally) -> Doubles:
         values = self._bench.values[: len(stored)]
@@ -99,10 +99,10 @@ class SliceMerge:
         squares = _sum_of_squares(values, base, self._bench.change)
         if not squares < _SUM_WITHOUT_HUGE:
             _look_closely(part, values, tally)
-        if base is not None and _counts(part):
-            tally.squares += squares
-        tally.changed = tally.changed or squares != 0
-        tally.nonzero = tally.nonzero or bool(values.any())
+        if _counts(part):
+            tally.squares += squares if base is not None else 0
+            tally.changed = tally.changed or squares != 0
+            tally.nonzero = tally.nonzero or bool(values.any())
         return values
 
 
@@ -127,15 +127,16 @@ def _look_closely(part: Part, values: Doubles, tally: Tally) -> None:
 def _look_at_integers(part: Part, values: Stored, base: Stored | None, tally: Tally) -> None:
     if part.tensor.dtype == "BOOL" and values.max() > 1:
         tally.fault = tally.fault or Fault("not_boolean", f"tensor {part.tensor.name} holds neither true nor false")
-    tally.changed = tally.changed or base is None or not np.array_equal(values, base)
-    tally.nonzero = tally.nonzero or bool(values.any())
+    if _counts(part):
+        tally.changed = tally.changed or base is None or not np.array_equal(values, base)
+        tally.nonzero = tally.nonzero or bool(values.any())
 
 
 def _counts(part: Part) -> bool:
     return not part.tensor.name.startswith(OPTIMIZER)
 
 
-def _summed_as(part: Part) -> "np.dtype[np.generic]":
+def _summed_as(part: Part) -> np.dtype[Any]:
     return np.dtype(np.float64) if part.tensor.dtype in FLOATS else STORED_AS[part.tensor.dtype]
 
 

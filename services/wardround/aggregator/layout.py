@@ -76,9 +76,9 @@ def misfit(found: Iterable[Tensor], expected: Iterable[Tensor]) -> str | None:
         if name not in theirs:
             return f"tensor {name} is missing"
         if name not in ours:
-            return f"tensor {name} is not in the model built on"
+            return f"tensor {name} is one too many"
         if _kind(theirs[name]) != _kind(ours[name]):
-            return f"tensor {name} is {_kind(theirs[name])} where the model built on has {_kind(ours[name])}"
+            return f"tensor {name} is {_kind(theirs[name])} and not {_kind(ours[name])}"
     return None
 
 

@@ -10,7 +10,7 @@ Stored = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
 # NumPy has no bfloat16: its bits are kept as integers. Bytes above 1 are no truth values, hence not numpy.bool.
-STORED_AS = {
+STORED_AS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),

@@ -12,9 +12,10 @@ BLOCK = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Elements of one tensor: whole blocks, or the rest of it."""
+    """Elements of one tensor: whole blocks, or the rest of it. `begin` is in bytes from the tensor's first."""
 
     tensor: Tensor
+    begin: int
     elements: int
 
 
@@ -42,7 +43,7 @@ def slices(tensors: tuple[Tensor, ...], slice_size: int) -> Iterator[Slice]:
                 begin, parts = end, []
                 continue
             elements = fitting or min(left, BLOCK)
-            parts.append(Part(tensor, elements))
+            parts.append(Part(tensor, end - tensor.begin, elements))
             end += elements * width
             left -= elements
     if parts:

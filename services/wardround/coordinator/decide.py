@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from wardround.coordinator.plan import eligible, next_step
+from wardround.coordinator.plan import consent_closes, eligible, next_step
 from wardround.coordinator.proposed import Proposed, on_missed
 from wardround.coordinator.state import MISSES_UNTIL_SET_ASIDE, UNANSWERED, State, Step
 from wardround.coordinator.steps import Answers, Tally, closing_reason, judge, missed, tally
@@ -52,7 +52,7 @@ def _progress(state: State, observed: Observed, now: datetime) -> list[Proposed]
         return _enrolment(state, now)
     step = state.step
     if step is None:
-        return _set_aside(state) or _prune(state) or next_step(state)
+        return _set_aside(state) or _prune(state) or next_step(state, now)
     if step.closing is not None:
         return _aggregation(state, step, observed, now)
     return _open_step(state, step, observed, now)
@@ -135,7 +135,7 @@ def _enrolment(state: State, now: datetime) -> list[Proposed]:
         if not site.granted and (site.verdict in (None, "pending") or site.offer < state.offered)
     ]
     quorum = share_of(cohort.quorum, len(cohort.sites))
-    time_over = now >= state.enrolling_since + timedelta(seconds=cohort.enrol)
+    time_over = now >= consent_closes(state)
     if len(granted) >= quorum and (not undecided or time_over):
         others = tuple(name for name in state.sites if name not in granted)
         return [Proposed(facts.EnrolmentClosed(granted=granted, others=others))]
@@ -288,11 +288,9 @@ def next_moment(state: State) -> datetime | None:
     """When time alone may change what is decided: the nearest end of an enrolment, a deadline or a grace."""
     if state.ended or state.paused is not None:
         return None
-    if state.phase == "enrolling":
-        return state.enrolling_since + timedelta(seconds=state.manifest.cohort.enrol)
     step, rounds = state.step, state.manifest.rounds
     if step is None:
-        return None
+        return consent_closes(state)
     deadline = timedelta(seconds=rounds.deadline)
     if step.closing is not None:
         return step.closing.since + deadline

@@ -76,7 +76,7 @@ def _aggregation(state: State) -> Iterator[AggregateStep]:
 
 
 def _cancels(state: State, answers: Answers) -> Iterator[CancelTask]:
-    step = state.step
+    step = state.step if state.step is not None and state.step.closing is None else None
     for revoked in state.revoked:
         if step is not None and (revoked.round, revoked.task) == step.name and revoked.site in step.asked:
             continue  # asked again since

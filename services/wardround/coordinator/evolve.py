@@ -38,7 +38,7 @@ def _accepted(body: facts.ExperimentAccepted, entry: JournalEntry) -> State:
         requested_by=body.requested_by,
         initial=body.initial,
         rounds=body.manifest.rounds.count,
-        enrolling_since=entry.at,
+        offered_at=entry.at,
         sites={site: Site() for site in sorted(body.manifest.cohort.sites)},
         orders=frozenset({entry.cause}),
     )
@@ -118,8 +118,9 @@ def _consented(state: State, body: facts.SiteConsented) -> State:
     _require(body.site in state.sites, f"'{body.site}' is not in the cohort")
     site = state.sites[body.site]
     _require(body.consent > site.consent, "a later consent is recorded already")
-    if site.granted and body.verdict != "granted":  # said no to more rounds: what was granted stands
-        return _site(state, body.site, consent=body.consent, offer=body.offer)
+    if site.granted and body.verdict != "granted":  # about more rounds: what was granted stands
+        considered = site.offer if body.verdict == "pending" else body.offer
+        return _site(state, body.site, consent=body.consent, offer=considered)
     return _site(state, body.site, verdict=body.verdict, rounds=body.rounds, consent=body.consent, offer=body.offer)
 
 
@@ -263,11 +264,9 @@ def _answers_late(state: State, body: facts.AnswersLate) -> State:
 def _resumed(state: State, body: facts.ExperimentResumed, entry: JournalEntry) -> State:
     _require(state.paused is not None, "it is not paused")
     state = replace(state, paused=None)
-    if state.phase == "enrolling":
-        return replace(state, enrolling_since=entry.at, offered=entry.number)
     step = state.step
     if step is None:
-        return replace(state, tried=())
+        return replace(state, tried=(), offered_at=entry.at, offered=entry.number)
     if step.closing is not None:
         return replace(state, step=replace(step, closing=replace(step.closing, since=entry.at)))
     first = {**step.first_attempt, **{known.site: known.attempt for known in body.attempts}}
@@ -280,7 +279,7 @@ def _extended(state: State, body: facts.ExperimentExtended, entry: JournalEntry)
     _require(state.phase not in ("failed", "aborted"), f"the experiment has {state.phase}")
     _require(body.rounds > state.rounds, f"it has {state.rounds} rounds already")
     phase: Phase = "running" if state.phase == "finished" else state.phase
-    return replace(state, rounds=body.rounds, phase=phase, offered=entry.number)
+    return replace(state, rounds=body.rounds, phase=phase, offered=entry.number, offered_at=entry.at)
 
 
 def _ended(state: State, phase: Phase) -> State:

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from datetime import datetime, timedelta
 
 from wardround.coordinator.proposed import Proposed, on_missed
 from wardround.coordinator.state import State
@@ -12,21 +13,32 @@ from wardround_messages.manifest import share_of
 from wardround_messages.names import Task
 
 
-def next_step(state: State) -> list[Proposed]:
-    """Open the next step, adopt the model that was brought, or finish."""
+def next_step(state: State, now: datetime) -> list[Proposed]:
+    """Open the next step, adopt the model that was brought, or finish; nothing while sites consider an extension."""
     if state.manifest.mode == "check":
         return _finish(state) if (0, Task.CHECK) in state.done_steps else _open_check(state)
     if not state.models:
         return _first_model(state)
     latest = state.latest
     if latest < state.rounds:
-        return _open_training(state, latest + 1)
+        return [] if _considering(state, latest + 1, now) else _open_training(state, latest + 1)
     evaluation = state.manifest.evaluation
     if evaluation.final and (latest, Task.EVALUATE) not in state.done_steps:
         return _open_evaluation(state)
     if evaluation.test is not None and (latest, Task.TEST) not in state.done_steps:
         return _open_test(state, evaluation.test.site)
     return _finish(state)
+
+
+def consent_closes(state: State) -> datetime:
+    """When the sites' time to answer the latest offer is over."""
+    return state.offered_at + timedelta(seconds=state.manifest.cohort.enrol)
+
+
+def _considering(state: State, round_: int, now: datetime) -> bool:
+    """Whether a site that may still say yes to the round is given more time."""
+    waiting = any(site.granted and site.rounds < round_ and site.offer < state.offered for site in state.sites.values())
+    return waiting and now < consent_closes(state)
 
 
 def eligible(state: State, round_: int) -> list[str]:

@@ -81,14 +81,15 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that decisions depend on; `entries` is the number of journal entries folded in."""
+    """Everything that decisions depend on; `entries` is the number of journal entries folded in,
+    `offered` the number of the entry that led to the latest offer, `offered_at` its time."""
 
     manifest: Manifest
     manifest_sha256: str
     requested_by: str
     initial: ObjectRef | None
     rounds: int
-    enrolling_since: datetime
+    offered_at: datetime
     sites: Mapping[str, Site]
     entries: int = 1
     phase: Phase = "enrolling"

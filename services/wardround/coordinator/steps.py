@@ -10,7 +10,7 @@ from typing import Literal
 
 from wardround.coordinator.state import State, Step
 from wardround_messages.manifest import Rounds
-from wardround_messages.names import ATTEMPT_MAX, AnswerKey, Task, UpdateKey, parse_key
+from wardround_messages.names import ATTEMPT_MAX, AnswerKey, Task
 from wardround_messages.objects import Answer
 
 
@@ -147,8 +147,4 @@ def why_not_usable(state: State, step: Step, answer: Answer) -> str:
         return "wrong_base"
     if step.task is Task.TRAIN and state.manifest.strategy.weight == "cases" and answer.cases is None:
         return "no_cases"
-    if answer.update is not None:
-        expected = UpdateKey(step.round, answer.site, answer.update.sha256[:16])
-        if parse_key(answer.update.key) != expected:
-            return "wrong_update"
     return ""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from wardround.metrics import live
-from wardround.metrics.figures import worth_keeping
 from wardround.metrics.evolve import evolve
+from wardround.metrics.figures import worth_keeping
 from wardround.metrics.history import Entry, History
 from wardround.metrics.lines import Line, answered_line, entry_line, refused_line
 from wardround.metrics.view import ExperimentView
@@ -81,6 +81,8 @@ class ExperimentBoard:
         Raises:
             IllegalEntryError: the entry cannot follow the ones before it.
         """
+        if self.broken is not None:
+            return self
         entries = () if event.body is None else (Entry(event.number, event.at, event.body),)
         return replace(self, heard_of=max(self.heard_of, event.number)).recorded(entries)
 
@@ -151,8 +153,9 @@ class Board:
         return experiment in self._experiments
 
     @property
-    def experiments(self) -> tuple[str, ...]:
-        return tuple(self._experiments)
+    def running(self) -> tuple[str, ...]:
+        """The experiments that go on."""
+        return tuple(name for name, board in self._experiments.items() if not board.ended)
 
     def experiment(self, name: str) -> ExperimentView | None:
         """A snapshot of the experiment to show; None while nothing is known of it."""

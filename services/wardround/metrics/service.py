@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_never, wait_random_exponential
@@ -25,6 +26,8 @@ from wardround_messages.objects import Answer
 from wardround_messages.parts import ClaimCheck
 
 LOOK_EVERY = 15.0
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -66,9 +69,8 @@ class MetricsService:
         try:
             while True:
                 await self._wait_for_a_look()
-                for experiment in self.board.experiments:
-                    if not self.board[experiment].ended:
-                        await self._follow(experiment)
+                for experiment in self.board.running:
+                    await self._follow(experiment)
         finally:
             self.ready.clear()
             await subscription.close()
@@ -187,7 +189,7 @@ def _is_closed(history: History, said: TaskAnswered) -> bool:
     return step is not None and step.closing is not None
 
 
-async def _patiently[T](call: Callable[[], Awaitable[T]]) -> T:
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
     """Again and again while broker or store are away."""
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type((StoreUnavailableError, BusUnavailableError)),

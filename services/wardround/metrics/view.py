@@ -89,13 +89,15 @@ class ModelView:
     round: int
     sha256: str
     size: int
+    adopted_at: datetime
     value: float | None
     measured_by: int
 
 
 @dataclass(frozen=True, slots=True)
 class ExperimentView:
-    """All of it. `evaluated` and `tested` are the metrics of the last model on the sites' own and on common cases."""
+    """All of it. `trains_since` is when round 1 opened; `evaluated` and `tested` are the metrics of the last model on
+    the sites' own and on common cases."""
 
     experiment: str
     study: str
@@ -105,6 +107,7 @@ class ExperimentView:
     reason: str
     broken: str | None
     started_at: datetime
+    trains_since: datetime | None
     changed_at: datetime
     rounds_done: int
     rounds_planned: int

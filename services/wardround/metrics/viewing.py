@@ -40,6 +40,7 @@ def view_of(
         reason=history.reason,
         broken=broken,
         started_at=history.started_at,
+        trains_since=_trains_since(history),
         changed_at=history.changed_at,
         rounds_done=max(history.latest_model, 0),
         rounds_planned=history.rounds_planned,
@@ -118,7 +119,9 @@ def _site_view(
     state, detail = _state(history, site, row, task)
     answer = task.answer if task is not None else None
     received = answer.received if answer is not None else row.received if row is not None else None
-    last = next((known for known in reversed(rows.values()) if known.received is not None), None)
+    last = _last_measured(rows)
+    if history.ended:
+        received = last
     trained: Metrics = answer.trained if answer is not None else task.trained if task is not None else {}
     measured: Metrics = received.values if received is not None else task.measured if task is not None else {}
     cases = answer.cases if answer is not None else None
@@ -140,7 +143,7 @@ def _site_view(
         sent=None if update is None else update.size,
         seen=seen,
         rounds=history.sites[site].counted,
-        metrics=received.values if received is not None else last.received.values if last and last.received else None,
+        metrics=None if last is None else last.values,
     )
 
 
@@ -161,7 +164,7 @@ def _state(history: History, site: str, row: SiteFigures | None, task: TaskLive 
     if task is None:
         return "asked", ""
     if task.ended is None:
-        return ("asked" if task.phase == "answered" else task.phase), ""
+        return task.phase, ""
     outcome = task.ended.outcome
     return ("answered" if outcome == "done" else outcome), task.ended.code or ""
 
@@ -208,6 +211,13 @@ def _rows(figures: Mapping[int, Figures]) -> dict[str, Rows]:
     return rows
 
 
+def _last_measured(rows: Rows) -> Measured | None:
+    """What the site measured last on its own cases."""
+    return next(
+        (row.received for (_, task), row in reversed(rows.items()) if task in OF_ALL_SITES and row.received), None
+    )
+
+
 def _last_cases(rows: Rows) -> int | None:
     """With how many cases the site trained last."""
     return next((row.cases for (_, task), row in reversed(rows.items()) if task is Task.TRAIN and row.cases), None)
@@ -241,7 +251,8 @@ def _model_view(history: History, tasks: Tasks, metric: str | None) -> ModelView
     adopted = history.rounds[number].model
     assert adopted is not None  # noqa: S101 - it is the latest model adopted
     value, measured_by = _measured(history, number, tasks, metric)
-    return ModelView(number, adopted.fact.model.sha256, adopted.fact.model.size, value, measured_by)
+    model = adopted.fact.model
+    return ModelView(number, model.sha256, model.size, adopted.at, value, measured_by)
 
 
 def _measured(history: History, model: int, tasks: Tasks, metric: str | None) -> tuple[float | None, int]:
@@ -265,6 +276,11 @@ def _mean(metric: str, answers: list[Measured]) -> float | None:
     weighted = all(cases for cases, _ in having)
     weights = [float(cases) if weighted and cases else 1.0 for cases, _ in having]
     return math.fsum(w * value for w, (_, value) in zip(weights, having, strict=True)) / math.fsum(weights)
+
+
+def _trains_since(history: History) -> datetime | None:
+    first = history.rounds.get(1, Round(1)).steps.get(Task.TRAIN)
+    return None if first is None else first.opened_at
 
 
 def _received(history: History, task: Task) -> Metrics:

@@ -11,18 +11,21 @@ def size_text(size: int) -> str:
     return f"{number:.1f} TB"
 
 
+def size_short(size: int) -> str:
+    """`4.8M`: the same for a narrow column."""
+    return size_text(size).replace(" ", "").removesuffix("B") or "0"
+
+
 def duration_text(seconds: float) -> str:
-    """The two largest units: `0.2 s`, `12 s`, `14 m 02 s`, `1 h 52 m`, `3 d 04 h`."""
+    """The two largest units: `0.2 s`, `12 s`, `14 m 02 s`, `1 h 52 m`, `3 d 04 h`; a second one of none is left out."""
     if seconds < 9.95:
         return f"{max(seconds, 0):.1f} s"
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
+    for unit, length, below, part in (("d", 86_400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= length:
+            rest = whole % length // part
+            return f"{whole // length} {unit}" + (f" {rest:02d} {below}" if rest else "")
+    return f"{whole} s"
 
 
 def span_text(seconds: float) -> str:

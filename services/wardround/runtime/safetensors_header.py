@@ -119,7 +119,7 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _tensor(name: str, entry: Any, *, start: int) -> Tensor:
     if len(name) > NAME_AT_MOST or ".." in name or _NAME.fullmatch(name) is None:
-        raise BadTensorsError("tensor_name", f"a tensor's name is not plain: {ascii(name[:60])}")
+        raise BadTensorsError("tensor_name", f"a tensor's name is not plain: {name[:60]!a}")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise BadTensorsError("not_safetensors", f"{name} needs dtype, shape and data_offsets, nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

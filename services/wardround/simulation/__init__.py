@@ -1,0 +1,1 @@
+"""A whole federation in one process: the same services as everywhere, on embedded adapters."""

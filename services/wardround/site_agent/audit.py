@@ -1,5 +1,6 @@
 """The site's own log, `audit.jsonl`: what was decided, and every object before it left. One JSON line each."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -20,7 +21,10 @@ class AuditLog:
         line = canonical_bytes({"v": 1, "at": self._clock().isoformat(), "what": what, **facts}) + b"\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, line)
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) < len(line):
+                os.ftruncate(descriptor, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self._durable:
                 os.fsync(descriptor)
         finally:

@@ -8,7 +8,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -35,7 +34,7 @@ CREATE TABLE consents (
 CREATE TABLE tasks (
   id TEXT PRIMARY KEY, experiment TEXT NOT NULL, manifest TEXT NOT NULL, round INTEGER NOT NULL,
   task TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL,
-  tries INTEGER NOT NULL DEFAULT 0, outcome TEXT
+  trainings INTEGER NOT NULL DEFAULT 0, outcome TEXT
 ) WITHOUT ROWID;
 CREATE INDEX tasks_by_step ON tasks (experiment, round, task);
 CREATE INDEX tasks_in_hand ON tasks (outcome) WHERE outcome IS NULL;
@@ -53,12 +52,6 @@ class InboxInUseError(InboxError):
 
 class IdReusedError(Exception):
     """A message came with an id that was taken by another content."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptConsent:
-    consent: Consent
-    stored: bool
 
 
 class Inbox:
@@ -235,8 +228,10 @@ class Inbox:
     # --- tasks ---------------------------------------------------------------------------------------------------
 
     def tasks_in_hand(self) -> tuple[StartTask, ...]:
-        """Tasks without an end, lower attempts first."""
-        rows = self._database.execute("SELECT body FROM tasks WHERE outcome IS NULL ORDER BY id").fetchall()
+        """Tasks without an end: those in training first, of each task the lower attempts first."""
+        rows = self._database.execute(
+            "SELECT body FROM tasks WHERE outcome IS NULL ORDER BY trainings = 0, id"
+        ).fetchall()
         return tuple(StartTask.model_validate_json(body) for (body,) in rows)
 
     def newest_attempt(self, task: TaskId) -> int:
@@ -252,13 +247,13 @@ class Inbox:
         row = self._database.execute("SELECT max(round) FROM tasks WHERE experiment = ?", (experiment,)).fetchone()
         return -1 if row[0] is None else row[0]
 
-    def tries(self, task: TaskId) -> int:
-        """How often a crashed training of the task was started again."""
-        row = self._database.execute("SELECT tries FROM tasks WHERE id = ?", (str(task),)).fetchone()
+    def trainings(self, task: TaskId) -> int:
+        """How many trainings were asked of the scheduler for this task."""
+        row = self._database.execute("SELECT trainings FROM tasks WHERE id = ?", (str(task),)).fetchone()
         return 0 if row is None else row[0]
 
-    def count_try(self, task: TaskId) -> None:
-        self._database.execute("UPDATE tasks SET tries = tries + 1 WHERE id = ?", (str(task),))
+    def count_training(self, task: TaskId) -> None:
+        self._database.execute("UPDATE tasks SET trainings = trainings + 1 WHERE id = ?", (str(task),))
 
     def end(self, task: TaskId, outcome: str) -> None:
         self._database.execute("UPDATE tasks SET outcome = ? WHERE id = ?", (outcome, str(task)))

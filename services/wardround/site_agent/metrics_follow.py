@@ -10,7 +10,8 @@ from wardround.site_agent.policy import Leave
 from wardround_messages.events import Progress
 from wardround_messages.task_folder import METRIC_LINE_AT_MOST, MetricLine, MetricsLine, ProgressLine
 
-READ_AT_MOST = 2**20
+CHUNK = 2**20
+CHUNKS_AT_MOST = 16
 NAMES_AT_MOST = 64
 
 _LINE: TypeAdapter[ProgressLine | MetricLine] = TypeAdapter(MetricsLine)
@@ -31,8 +32,16 @@ class MetricsFollower:
         self._metrics: dict[str, float | None] = {}
 
     def read_on(self) -> bool:
-        """Read what was written since the last call, at most 1 MiB of it; True where there is something new."""
-        data = self._read()
+        """Read what was written since the last call, at most 16 MiB of it; True where there is something new."""
+        news = False
+        for _ in range(CHUNKS_AT_MOST):
+            data = self._read()
+            if not data:
+                break
+            news = self._take_all(data) or news
+        return news
+
+    def _take_all(self, data: bytes) -> bool:
         *lines, rest = (self._rest + data).split(b"\n")
         if self._skipping and lines:
             lines, self._skipping = lines[1:], False
@@ -40,7 +49,8 @@ class MetricsFollower:
         if len(self._rest) > METRIC_LINE_AT_MOST:
             self._rest, self._skipping = b"", True
             self.invalid += 1
-        return any([self._take(line) for line in lines])
+        news = [self._take(line) for line in lines]
+        return any(news)
 
     def metrics(self, leave: Leave) -> dict[str, float | None]:
         """The last value of each metric that may leave."""
@@ -57,7 +67,7 @@ class MetricsFollower:
                 return b""
             if status.st_size < self._offset:  # started again
                 self._offset, self._rest, self._skipping = 0, b"", False
-            data = os.pread(descriptor, READ_AT_MOST, self._offset)
+            data = os.pread(descriptor, CHUNK, self._offset)
         finally:
             os.close(descriptor)
         self._offset += len(data)

@@ -11,11 +11,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from wardround.runtime.bus.port import BusUnavailableError
 from wardround.runtime.store.port import AccessDeniedError, StoreUnavailableError
 from wardround.site_agent.scheduler.port import SchedulerUnavailableError
+from wardround.site_agent.trainers import TrainersError
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
+NO_TRAINERS = "the trainers installed here cannot be listed"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DATABASE_AWAY = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN})
 
@@ -31,6 +33,8 @@ def outage(error: BaseException) -> str | None:
             return "the broker is away"
         case SchedulerUnavailableError():
             return "the scheduler is away"
+        case TrainersError():
+            return NO_TRAINERS
         case sqlite3.OperationalError() if error.sqlite_errorcode & 0xFF in DATABASE_AWAY:
             return "the inbox cannot be written"
         case OSError() if error.errno in DISK_FULL:

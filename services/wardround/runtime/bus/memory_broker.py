@@ -139,7 +139,7 @@ class MemoryBroker:
             self._resume(list(self._reads))
 
     def wipe(self) -> None:
-        """Lose every message, as a new and empty broker in the place of the old one."""
+        """Lose every message, as a new and empty broker in the place of the old one: connections drop and come back."""
         was_running = self._running
         self.stop()
         for queue in self._queues.values():

@@ -119,7 +119,7 @@ class MemoryQueue(Source):
         return len(self._unacked) + len(self._returned) + len(self._fresh)
 
     def clear(self) -> None:
-        self._unacked.clear()
+        """Forget all messages; no consumer is attached."""
         self._returned.clear()
         self._fresh.clear()
 
@@ -173,6 +173,7 @@ class MemoryStream:
         return len(self._log)
 
     def clear(self) -> None:
+        """Forget all messages and count from 0 again; no consumer is attached."""
         self._log.clear()
         self.end = 0
 

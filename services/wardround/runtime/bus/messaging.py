@@ -104,20 +104,25 @@ def open_delivery(delivery: Delivery) -> Received:
         )
     except MalformedError as error:
         raise DeadLetterError(error.code, error.detail) from None
-    if packet.user_id is None:
+    try:
+        login = _sender(packet, envelope, message)
+    except DeadLetterError as error:
+        # A routing key may hold anything, also what moves a terminal's cursor.
+        log.warning(
+            "security", event_kind=error.code, login=packet.user_id, routing_key=ascii(packet.routing_key[:200])
+        )
+        raise
+    return Received(message, envelope, login, delivery.earlier, delivery.offset)
+
+
+def _sender(packet: Packet, envelope: Envelope, message: Message) -> str:
+    """The login that said it, if it may, and if address and id are those of the body; else `DeadLetterError`."""
+    if not packet.user_id:
         raise DeadLetterError("no_sender", "the broker vouches for no login")
-    wrong = _disagreement(packet, envelope, message)
-    if wrong is not None:
-        log.warning("security", event_kind=wrong.code, login=packet.user_id, routing_key=packet.routing_key[:200])
-        raise wrong
-    return Received(message, envelope, packet.user_id, delivery.earlier, delivery.offset)
-
-
-def _disagreement(packet: Packet, envelope: Envelope, message: Message) -> DeadLetterError | None:
     if message.sender is not None and packet.user_id != message.sender:
-        return DeadLetterError("wrong_sender", f"said by {packet.user_id}, which only {message.sender} may say")
+        raise DeadLetterError("wrong_sender", f"said by {packet.user_id}, which only {message.sender} may say")
     if packet.routing_key != message.routing_key or packet.exchange != message.exchange:
-        return DeadLetterError("wrong_address", "the routing key is not the one that the body names")
+        raise DeadLetterError("wrong_address", "the routing key is not the one that the body names")
     if message.id is not None and envelope.id != message.id:
-        return DeadLetterError("wrong_id", "the id is not the one that the body gives")
-    return None
+        raise DeadLetterError("wrong_id", "the id is not the one that the body gives")
+    return packet.user_id

@@ -45,7 +45,7 @@ class FolderStore:
     """
 
     def __init__(self, root: Path, *, announcer: Announcer | None = None, durable: bool = True) -> None:
-        """Make the folder where it is missing. Raises `StoreUnavailableError`, `AccessDeniedError`."""
+        """Make the folder where it is missing. Raises `StoreError` where that cannot be."""
         self._root = os.path.realpath(root)
         self._aside = f"{self._root}/{UNFINISHED}"
         self._durable = durable
@@ -266,6 +266,8 @@ def store_error(error: OSError, what: str) -> StoreError:
                 "with hard links"
             )
         case errno.ENOTDIR | errno.EISDIR:
-            return InvalidKeyError(f"{what}: a part of this key is an object, or this key is a part of others")
+            return InvalidKeyError(
+                f"{what}: a file stands where a folder is needed, or a folder where the file would be"
+            )
         case _:
             return StoreUnavailableError(f"{what}: {reason}; try again")

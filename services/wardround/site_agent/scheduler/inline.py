@@ -29,9 +29,7 @@ class InlineScheduler:
     looks at between its steps.
     """
 
-    def __init__(
-        self, spool: Path, run: Training, *, threads: bool = True, turn: asyncio.Lock | None = None
-    ) -> None:
+    def __init__(self, spool: Path, run: Training, *, threads: bool = True, turn: asyncio.Lock | None = None) -> None:
         self._run = run
         self._threads = threads
         self._turn = turn or asyncio.Lock()
@@ -41,9 +39,8 @@ class InlineScheduler:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def trigger(self, task: str, *, again: bool = False) -> None:
-        folder = self._runs.begin(task, again=again)
-        if folder is not None:
-            running = self._waiting[task] = asyncio.create_task(self._carry_out(task, folder))
+        if self._runs.wanted(task, again=again):
+            running = self._waiting[task] = asyncio.create_task(self._carry_out(task, self._runs.begin(task)))
             self._tasks.add(running)
             running.add_done_callback(self._tasks.discard)
 

@@ -6,13 +6,14 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import structlog
 
 from wardround.site_agent.scheduler.port import RunEnd, SchedulerError
-from wardround.site_agent.scheduler.runs import Runs
+from wardround.site_agent.scheduler.runs import CANCELLED, Runs
 
 log = structlog.get_logger()
 
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 SERVER = ("-P", "-m", "wardround.training.serve")
 READY_WITHIN = 120.0
 STOPS_WITHIN = 5.0
+LOG_AT_MOST = 64 * 1024
 LOST = RunEnd(False, "scheduler_lost", "the process that starts trainings ended, and the training with it")
 
 
@@ -42,8 +44,11 @@ class LocalScheduler:
         self._server: _Server | None = None
 
     async def trigger(self, task: str, *, again: bool = False) -> None:
+        if not self._runs.wanted(task, again=again):
+            return
         server = await self._warm_server()
-        if self._runs.begin(task, again=again) is not None:
+        if self._runs.wanted(task, again=again):  # nobody was quicker
+            self._runs.begin(task)
             server.order(run=task)
 
     async def wait(self, task: str) -> RunEnd:
@@ -57,6 +62,8 @@ class LocalScheduler:
 
     async def close(self) -> None:
         async with self._starting:
+            for task in self._runs.going():
+                self._runs.end(task, CANCELLED)
             if self._server is not None:
                 await self._server.close()
 
@@ -86,7 +93,7 @@ class _Server:
         _stdin(self._process).close()
         done, _ = await asyncio.wait({self._hearing}, timeout=STOPS_WITHIN)
         if not done:
-            self._process.kill()
+            await _stop(self._process)
             await self._hearing
 
     async def _hear(self) -> None:
@@ -100,7 +107,7 @@ class _Server:
 
 
 async def _start(command: tuple[str, ...], environment: Mapping[str, str] | None) -> Process:
-    """A server that said it is ready. Raises `SchedulerError` where the interpreter or its packages do not work."""
+    """A server that said it is ready; raises `SchedulerError` where the interpreter, or what it imports, is broken."""
     with tempfile.TemporaryFile() as errors:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -113,11 +120,42 @@ async def _start(command: tuple[str, ...], environment: Mapping[str, str] | None
             )
         except OSError as error:
             raise _broken(str(error)) from None
+        ready = b""
         try:
-            if await asyncio.wait_for(_stdout(process).readline(), READY_WITHIN):
-                return process
-            raise _broken(_last_line(errors))
+            async with asyncio.timeout(READY_WITHIN):
+                ready = await _stdout(process).readline()
         except TimeoutError:
-            raise _broken(f"not ready after {READY_WITHIN:.0f} s") from None
-        except BaseException:
-            raise
+            pass
+        finally:
+            if not ready:
+                await _stop(process)
+        if not ready:
+            raise _broken(_last_line(errors))
+        return process
+
+
+async def _stop(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+def _broken(why: str) -> SchedulerError:
+    log.error("trainings_do_not_start", reason=why)
+    return SchedulerError("scheduler_broken", "trainings do not start here; the log of the clinic's agent says why")
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    lines = errors.read(LOG_AT_MOST).decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "the process ended, or was silent for too long"
+
+
+def _stdin(process: Process) -> asyncio.StreamWriter:
+    assert process.stdin is not None  # noqa: S101 - opened as a pipe
+    return process.stdin
+
+
+def _stdout(process: Process) -> asyncio.StreamReader:
+    assert process.stdout is not None  # noqa: S101 - opened as a pipe
+    return process.stdout

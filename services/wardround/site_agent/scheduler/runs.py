@@ -19,8 +19,8 @@ class Runs:
         self._ends: dict[str, asyncio.Future[RunEnd]] = {}
         self._cancelled: set[str] = set()
 
-    def begin(self, task: str, *, again: bool) -> Path | None:
-        """The folder of a run to start now, cleared of an earlier run's end; None where a run goes on or is over.
+    def wanted(self, task: str, *, again: bool) -> bool:
+        """Whether a run must start now: not where one goes on, and where one is over only `again`.
 
         Raises:
             SchedulerError: what is asked for is not a task, or has no folder.
@@ -28,11 +28,15 @@ class Runs:
         folder = self._folder(task)
         known = self._ends.get(task)
         over = known.done() if known is not None else (folder / RESULT).exists()
-        goes_on = known is not None and not over
-        if goes_on or (over and not again):
-            return None
+        if known is not None and not over:
+            return False
         if not (folder / JOB).is_file():
             raise SchedulerError("no_folder", "the folder of the task holds no job.json")
+        return again or not over
+
+    def begin(self, task: str) -> Path:
+        """The run goes on from now, in this folder, which bears no trace of an earlier end."""
+        folder = self._folder(task)
         (folder / RESULT).unlink(missing_ok=True)
         self._cancelled.discard(task)
         self._ends[task] = asyncio.get_running_loop().create_future()

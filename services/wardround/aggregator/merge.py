@@ -1,0 +1,109 @@
+"""One pass over the members of a step: every byte read once, checked, and merged into a file."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from wardround.aggregator.arithmetic import SliceMerge, Tally, Workbench
+from wardround.aggregator.faults import Fault, FaultyModelError
+from wardround.aggregator.layout import Layout
+from wardround.aggregator.read_ahead import ReadAhead
+from wardround.aggregator.slices import slices
+from wardround.aggregator.sources import Source
+from wardround.aggregator.strategies import Strategy
+from wardround.runtime.store.blocking import SMALL
+from wardround_messages.parts import ObjectRef
+
+
+class Reading:
+    """A model during one pass: what was read of it so far, in the order of its bytes."""
+
+    def __init__(self, ref: ObjectRef, source: Source) -> None:
+        self.source = source
+        self.tally = Tally()
+        self._sha256 = ref.sha256
+        self._hasher = source.hasher()
+
+    def hash(self, data: bytes) -> None:
+        if self._hasher is not None:
+            self._hasher.update(data)
+
+    def lost(self, fault: Fault) -> None:
+        """Its bytes ended too soon: nothing read of it counts, and there is no digest to compare."""
+        self.tally.fault = fault
+        self._hasher = None
+
+    def check_digest(self) -> None:
+        """To be called after the last slice. Other bytes than were announced explain every other fault."""
+        if self._hasher is not None and self._hasher.hexdigest() != self._sha256:
+            self.tally.fault = Fault("digest", "the bytes are not those that were announced")
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The model that a pass wrote; `squares` sums its change as `Tally.squares` does. What it is worth, the tallies of
+    the members tell."""
+
+    size: int
+    sha256: str
+    squares: float
+
+
+async def merge(
+    layout: Layout,
+    base: Reading | None,
+    members: Sequence[Reading],
+    shares: Sequence[float],
+    strategy: Strategy,
+    *,
+    to: Path,
+    slice_size: int,
+) -> Merged:
+    """Merge the members, in the order given, into the file `to`; what is wrong with one goes into its tally.
+
+    Memory: a few slices as float64, whatever the size of the models and the number of members.
+
+    Raises:
+        FaultyModelError: the model built on is not what it should be; OSError: the file cannot be written.
+    """
+    pieces = tuple(slices(layout.tensors, slice_size))
+    read = [reading for reading in (base, *members) if reading is not None]
+    bench, merged, digest = Workbench(), Tally(), hashlib.sha256(layout.header)
+    with to.open("wb") as file:
+        file.write(layout.header)
+        async with ReadAhead(partial(reading.source.read, piece) for piece in pieces for reading in read) as ahead:
+            for piece in pieces:
+                heavy = piece.end - piece.begin > SMALL
+                base_data = None
+                if base is not None:
+                    base_data = await ahead.next()
+                    await _at_once(heavy, partial(base.hash, base_data))
+                work = SliceMerge(piece, strategy, bench, base=base_data)
+                for member, share in zip(members, shares, strict=True):
+                    try:
+                        data = await ahead.next()
+                    except FaultyModelError as error:
+                        member.lost(error.fault)
+                    else:
+                        await _at_once(heavy, partial(work.add, data, share, member.tally), partial(member.hash, data))
+                out = bytearray(piece.end - piece.begin)
+                await _at_once(heavy, partial(work.finish, out, merged))
+                await _at_once(heavy, partial(digest.update, out), partial(file.write, out))
+        size = file.tell()
+    for reading in read:
+        reading.check_digest()
+    if base is not None and base.tally.fault is not None:
+        raise FaultyModelError(base.tally.fault.code, base.tally.fault.detail)
+    return Merged(size, digest.hexdigest(), merged.squares)
+
+
+async def _at_once(heavy: bool, *calls: Callable[[], object]) -> None:
+    """The calls side by side in threads, for NumPy, hashlib and files let go of the lock; light ones in place."""
+    if heavy:
+        await asyncio.gather(*(asyncio.to_thread(call) for call in calls))
+    else:
+        for call in calls:
+            call()

@@ -1,0 +1,145 @@
+"""What a researcher does: publish StartExperiment, follow the stream, and see how it ended."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from wardround.coordinator.evolve import evolve
+from wardround.coordinator.state import State
+from wardround.runtime.bus.memory import MemoryBus
+from wardround.runtime.bus.messaging import Messenger, Received
+from wardround.runtime.journal import Journal
+from wardround.simulation.federation import Federation
+from wardround.simulation.sites import RESEARCHER
+from wardround_messages import journal as facts
+from wardround_messages.base import MetricValues
+from wardround_messages.commands import ResumeExperiment, StartExperiment
+from wardround_messages.events import EntryRecorded, ExperimentRefused
+from wardround_messages.manifest import Brought, Manifest
+from wardround_messages.names import (
+    HUB,
+    METRICS_STREAM,
+    MODELS_BUCKET,
+    Task,
+    brought_model_key,
+    bucket_of,
+)
+from wardround_messages.parts import ObjectRef
+
+Ended = Literal["finished", "failed", "aborted", "paused", "enrolling", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an experiment stands when there is nothing more to wait for; `code` and `reason` say why."""
+
+    state: Ended
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the journal tells of an experiment: its state, and what the last evaluation and test measured."""
+
+    state: State
+    evaluated: MetricValues = field(default_factory=dict)
+    tested: MetricValues = field(default_factory=dict)
+
+    @property
+    def model(self) -> ObjectRef | None:
+        return self.state.models[-1] if self.state.models else None
+
+    @property
+    def metrics(self) -> MetricValues:
+        """On the common test cases, where there are some; else on the sites' own validation cases."""
+        return self.tested or self.evaluated
+
+
+async def carry_through(federation: Federation, manifest: Manifest, *, brought: Path | None = None) -> Ending:
+    """Start the experiment, or go on with it, until it has ended or only a person can help it on."""
+    initial = manifest.model.initial
+    if brought is not None and isinstance(initial, Brought):
+        await federation.store.make_bucket(MODELS_BUCKET)
+        await federation.store.put(MODELS_BUCKET, brought_model_key(initial.sha256), brought)
+    going_on = bucket_of(manifest.id) in await federation.store.buckets()
+    bus = MemoryBus(federation.broker, RESEARCHER)
+    try:
+        watch = _Watch(Messenger(bus, service="client", origin=HUB, clock=federation.clock), manifest, going_on)
+        return await federation.until(watch.carry_through())
+    finally:
+        await bus.close()
+
+
+class _Watch:
+    def __init__(self, messenger: Messenger, manifest: Manifest, going_on: bool) -> None:
+        self._messenger = messenger
+        self._manifest = manifest
+        self._may_resume = going_on
+        self._answered: dict[str, str] = {}
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    async def carry_through(self) -> Ending:
+        subscription = await self._messenger.listen(METRICS_STREAM, self._on_message, prefetch=1, offset="next")
+        try:
+            await self._messenger.send(StartExperiment(manifest=self._manifest))
+            return await self._ending
+        finally:
+            await subscription.close()
+
+    async def _on_message(self, received: Received) -> None:
+        message = received.message
+        if getattr(message, "experiment", None) != self._manifest.id or self._ending.done():
+            return
+        match message:
+            case ExperimentRefused():
+                self._ending.set_result(Ending("refused", message.code, message.reason))
+            case EntryRecorded(body=facts.ExperimentPaused()) if self._may_resume:
+                self._may_resume = False
+                await self._messenger.send(ResumeExperiment(experiment=self._manifest.id))
+            case EntryRecorded(body=body) if body is not None:
+                ending = self._ending_of(body)
+                if ending is not None:
+                    self._ending.set_result(ending)
+
+    def _ending_of(self, body: facts.Fact) -> Ending | None:
+        match body:
+            case facts.ExperimentFinished():
+                return Ending("finished")
+            case facts.ExperimentFailed():
+                return Ending("failed", body.code, body.reason)
+            case facts.ExperimentAborted():
+                return Ending("aborted", reason=body.reason)
+            case facts.ExperimentPaused():
+                return Ending("paused", body.code, body.reason)
+            case facts.SiteConsented():
+                return self._enrolment_waits(body)
+        return None
+
+    def _enrolment_waits(self, body: facts.SiteConsented) -> Ending | None:
+        """Every site has answered and some want a person to decide: in a simulation nobody does."""
+        self._answered[body.site] = body.verdict
+        pending = sorted(site for site, verdict in self._answered.items() if verdict == "pending")
+        if not pending or len(self._answered) < len(self._manifest.cohort.sites):
+            return None
+        return Ending("enrolling", "pending", f"a person must decide at {', '.join(pending)}")
+
+
+async def read_history(federation: Federation, experiment: str) -> History | None:
+    """What the journal holds; None where the experiment was never accepted.
+
+    Raises:
+        JournalBrokenError, IllegalTransitionError: the journal cannot be believed.
+    """
+    state: State | None = None
+    measured: dict[Task, MetricValues] = {}
+    journal = Journal(federation.store, experiment, writer="reader", clock=federation.clock)
+    for stored in await journal.read_on():
+        state = evolve(state, stored.entry)
+        body = stored.entry.body
+        if isinstance(body, facts.StepClosed) and body.task in (Task.EVALUATE, Task.TEST):
+            measured[body.task] = body.received
+    if state is None:
+        return None
+    return History(state, measured.get(Task.EVALUATE, {}), measured.get(Task.TEST, {}))

@@ -1,0 +1,148 @@
+"""The clinics of a simulation: folders with `site.toml` and `policy.toml`, a person's own or made from a template."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround.runtime.toml_file import SettingsError
+from wardround.site_agent.settings import Dataset, SiteSettings, load_site
+from wardround.training.registry import dataset_writer
+from wardround_messages.manifest import Manifest
+
+SITE_FILE = "site.toml"
+POLICY_FILE = "policy.toml"
+RESEARCHER = "researcher-a"
+
+
+class SitesError(Exception):
+    """The clinics cannot be set up; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clinic:
+    """One site of the federation: its settings, and the policy file that is read at every decision."""
+
+    settings: SiteSettings
+    policy: Path
+
+    @property
+    def name(self) -> str:
+        return self.settings.site
+
+
+def load_clinics(folder: Path, wanted: tuple[str, ...]) -> list[Clinic]:
+    """The clinics in `folder/<site>/`, all that are there.
+
+    Raises:
+        SitesError: a site that the experiment asks has no folder, or a file in one cannot be used.
+    """
+    missing = [site for site in wanted if not (folder / site / SITE_FILE).is_file()]
+    if missing:
+        raise SitesError(f"{folder / missing[0] / SITE_FILE} is missing: cohort.sites asks for '{missing[0]}'")
+    clinics = []
+    for file in sorted(folder.glob(f"*/{SITE_FILE}")):
+        try:
+            settings = load_site(file)
+        except SettingsError as error:
+            raise SitesError(str(error)) from None
+        if settings.site != file.parent.name:
+            raise SitesError(f"{file}: site is '{settings.site}', but its folder is '{file.parent.name}'")
+        clinics.append(Clinic(settings, file.parent / POLICY_FILE))
+    return clinics
+
+
+def make_clinics(folder: Path, manifest: Manifest, *, scheduler: str) -> list[Clinic]:
+    """Clinics from the template, with the example data that is installed under the experiment's data set's name.
+
+    What is there already is kept, so that an experiment can go on where it stopped.
+
+    Raises:
+        SitesError: nothing installed can make the data set.
+    """
+    training = manifest.training
+    writer = dataset_writer(training.dataset)
+    if writer is None:
+        raise SitesError(
+            f"training.dataset: no example data '{training.dataset}' is installed; "
+            "give your own sites with --sites DIR (DIR/<site>/site.toml and policy.toml)"
+        )
+    sites = manifest.cohort.sites
+    if not all((folder / site / SITE_FILE).is_file() for site in sites):
+        shutil.rmtree(folder, ignore_errors=True)
+        data = writer(folder, sites, manifest.seed)
+        for site in sites:
+            _write_clinic(folder / site, site, data.get(site, {}), manifest, scheduler=scheduler)
+    return load_clinics(folder, sites)
+
+
+def _write_clinic(folder: Path, site: str, data: Mapping[str, Path], manifest: Manifest, *, scheduler: str) -> None:
+    (folder / "secrets").mkdir(parents=True, exist_ok=True)
+    salt = folder / "secrets" / "split"
+    salt.touch(mode=0o600)
+    salt.write_text(hashlib.sha256(f"{site}.{manifest.seed}".encode()).hexdigest())
+    (folder / POLICY_FILE).write_text(_policy(manifest, sorted(data)))
+    (folder / SITE_FILE).write_text(_site(folder, site, data, scheduler=scheduler))
+
+
+def _site(folder: Path, site: str, data: Mapping[str, Path], *, scheduler: str) -> str:
+    datasets = "".join(
+        f'\n[datasets.{name}]\npath       = "{path.relative_to(folder)}"\nsplit_salt = {{ file = "secrets/split" }}\n'
+        for name, path in sorted(data.items())
+    )
+    return f"""schema = 1
+site   = "{site}"
+
+[paths]
+inbox = "inbox.sqlite"
+log   = "audit.jsonl"
+spool = "spool"
+
+[scheduler]
+kind  = "{scheduler}"
+slots = 1
+{datasets}"""
+
+
+def _policy(manifest: Manifest, datasets: list[str]) -> str:
+    training = manifest.training
+    named = ", ".join(f'"{name}"' for name in datasets)
+    return f"""schema  = 1
+default = "deny"
+
+[leave]
+update_at_most = "10 GB"
+metrics        = ["*"]
+errors         = "text"
+
+[[allow]]
+id           = "simulated"
+study        = "{manifest.study}"
+requested_by = ["{RESEARCHER}"]
+trainers     = ["{training.trainer}"]
+datasets     = [{named}]
+approval     = "automatic"
+"""
+
+
+def pooled_clinic(folder: Path, clinics: list[Clinic], manifest: Manifest) -> Clinic:
+    """One site that holds the data of all: what a federation is compared with."""
+    names = {manifest.training.dataset} | ({manifest.evaluation.test.dataset} if manifest.evaluation.test else set())
+    cohort = [clinic for clinic in clinics if clinic.name in manifest.cohort.sites]
+    datasets = {name: held for name in sorted(names) if (held := _together(name, cohort)) is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / POLICY_FILE).write_text(_policy(manifest, sorted(names)))
+    paths = cohort[0].settings.paths.model_copy(
+        update={"inbox": folder / "inbox.sqlite", "log": folder / "audit.jsonl", "spool": folder / "spool"}
+    )
+    scheduler = cohort[0].settings.scheduler
+    settings = SiteSettings(site=manifest.cohort.sites[0], paths=paths, scheduler=scheduler, datasets=datasets)
+    return Clinic(settings, folder / POLICY_FILE)
+
+
+def _together(name: str, clinics: list[Clinic]) -> Dataset | None:
+    held = [clinic.settings.datasets[name] for clinic in clinics if name in clinic.settings.datasets]
+    if not held:
+        return None
+    return held[0].model_copy(update={"path": tuple(path for dataset in held for path in dataset.path)})

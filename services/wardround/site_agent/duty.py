@@ -1,0 +1,181 @@
+"""An agent on duty: its inbox is open, it hears commands, carries them out, and says once a minute what it does."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from importlib.metadata import version
+from typing import TypeVar
+
+import structlog
+
+from wardround.runtime.bus.messaging import Messenger, Received
+from wardround.runtime.bus.port import DeadLetterError
+from wardround.site_agent.enrolment import Enrolment
+from wardround.site_agent.hand import WITHDRAWN, Hand
+from wardround.site_agent.inbox import IdReusedError
+from wardround.site_agent.patience import NO_TRAINERS
+from wardround.site_agent.site import Site
+from wardround.site_agent.trainers import TrainersError
+from wardround.site_agent.work import Work
+from wardround_messages.commands import CancelTask, OfferExperiment, StartTask
+from wardround_messages.events import SiteSeen
+from wardround_messages.names import GlobalKey, TaskId, parse_key, parse_task_id, site_queue
+from wardround_messages.parts import Trainer
+from wardround_messages.registry import SITE_READS
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+SEEN_EVERY = 60.0  # seconds
+VERSION = version("wardround")
+
+
+class Duty:
+    """Work of an agent between start and stop. `ignored` counts the messages that came again."""
+
+    def __init__(self, site: Site, messenger: Messenger, group: asyncio.TaskGroup, ready: asyncio.Event) -> None:
+        self.enrolment = Enrolment(site)
+        self.ignored = 0
+        self._site = site
+        self._messenger = messenger
+        self._group = group
+        self._ready = ready
+        self._work = Work(site, self.enrolment)
+        self._hands: dict[TaskId, Hand] = {}
+        self._reconnected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Take up what was left, then hear commands until cancelled."""
+        self._resume()
+        self._messenger.bus.on_connect(self._reconnected.set)
+        subscription = await self._site.patience(
+            lambda: self._messenger.listen(site_queue(self._site.name), self._on_message)
+        )
+        try:
+            await self._be_seen()
+        finally:
+            await subscription.close()
+
+    async def withdraw(self, experiment: str, reason: str) -> None:
+        """Take the consent to an experiment back; its tasks in hand end, and count as refused."""
+        for task, hand in self._hands.items():
+            if task.experiment == experiment:
+                await self._site.write(self._site.inbox.cancel, task, WITHDRAWN)
+                hand.cancel(WITHDRAWN)
+        await self.enrolment.withdraw(experiment, reason)
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    async def _on_message(self, received: Received) -> None:
+        command = received.message
+        if not isinstance(command, OfferExperiment | StartTask | CancelTask):
+            raise DeadLetterError("unexpected_type", f"a site has no use for {command.type}")
+        if command.site != self._site.name:
+            raise DeadLetterError("wrong_site", f"this is {self._site.name}")
+        if isinstance(command, StartTask):
+            _check_model(command)
+        try:
+            new = await self._site.write(self._site.inbox.take, command, at=self._site.clock())
+        except IdReusedError as error:
+            log.warning("security", event_kind="id_reused", login=received.login, message_id=command.id)
+            raise DeadLetterError("id_reused", str(error)) from None
+        if not new:
+            self.ignored += 1
+            return
+        match command:
+            case OfferExperiment():
+                self._spawn(self.enrolment.answer, command)
+            case StartTask():
+                self._take_up(command)
+            case CancelTask():
+                if hand := self._hands.get(command.task_id):
+                    hand.cancel(command.reason)
+
+    def _take_up(self, start: StartTask) -> None:
+        """Begin a task. A higher attempt ends the lower ones, whichever of them came first."""
+        task, inbox = start.task_id, self._site.inbox
+        hand = Hand(start, cancelled=inbox.cancelled(task))
+        if hand.cancelled is None and inbox.newest_attempt(task) > task.attempt:
+            hand.cancelled = "superseded"
+        lower = [other for known, other in self._hands.items() if _is_earlier(known, task)]
+        for other in lower:
+            other.cancel("superseded")
+        hand.after = frozenset(other.worker for other in lower if other.worker is not None)
+        self._hands[task] = hand
+        hand.worker = self._spawn(self._work.carry_out, hand)
+        hand.worker.add_done_callback(lambda _: self._hands.pop(task))
+
+    def _resume(self) -> None:
+        inbox, spool = self._site.inbox, self._site.settings.paths.spool
+        spool.mkdir(parents=True, exist_ok=True)
+        inbox.forget_messages(now=self._site.clock())
+        for folder in spool.iterdir():
+            with suppress(ValueError):
+                if inbox.has_ended(parse_task_id(folder.name)):
+                    shutil.rmtree(folder, ignore_errors=True)
+        for consent in inbox.consents_to_store():
+            self._spawn(self.enrolment.resume, consent)
+        for offer in inbox.open_offers():
+            self._spawn(self.enrolment.answer, offer)
+        for start in inbox.tasks_in_hand():
+            self._take_up(start)
+
+    def _spawn(self, work: Callable[[T], Awaitable[None]], what: T) -> asyncio.Task[None]:
+        return self._group.create_task(_never_raising(work, what))
+
+    # --- being seen ----------------------------------------------------------------------------------------------
+
+    async def _be_seen(self) -> None:
+        while True:
+            self._reconnected.clear()
+            await self._messenger.send(await self._seen())
+            self._ready.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SEEN_EVERY):
+                    await self._reconnected.wait()
+            self._site.inbox.forget_messages(now=self._site.clock())
+
+    async def _seen(self) -> SiteSeen:
+        site, slots = self._site, self._site.settings.scheduler.slots
+        training = sum(hand.phase == "training" for hand in self._hands.values())
+        trouble = site.patience.trouble
+        try:
+            trainers = await site.catalogue()
+        except TrainersError as error:
+            log.warning("no_trainers", error=str(error))
+            trainers, trouble = (), NO_TRAINERS
+        return SiteSeen(
+            site=site.name,
+            agent_version=VERSION,
+            reads=SITE_READS,
+            trainers=tuple(
+                Trainer(name=each.name, version=each.version, code_sha256=each.code_sha256) for each in trainers[:100]
+            ),
+            datasets=tuple(sorted(site.settings.datasets)[:100]),
+            slots=slots,
+            free=max(0, slots - training),
+            tasks=tuple(hand.seen() for hand in list(self._hands.values())[:200]),
+            status="ok" if trouble is None else "degraded",
+            detail=trouble or "",
+        )
+
+
+def _check_model(start: StartTask) -> None:
+    if start.model is not None and not isinstance(parse_key(start.model.key), GlobalKey):
+        raise DeadLetterError("no_global_model", "a task builds on a global model and on nothing else")
+
+
+def _is_earlier(known: TaskId, task: TaskId) -> bool:
+    return (known.experiment, known.round, known.task) == (task.experiment, task.round, task.task) and (
+        known.attempt < task.attempt
+    )
+
+
+async def _never_raising(work: Callable[[T], Awaitable[None]], what: T) -> None:
+    """What goes wrong with one task or offer does not stop the others; it is taken up again at the next start."""
+    try:
+        await work(what)
+    except Exception:
+        log.exception("left_for_the_next_start")

@@ -1,0 +1,88 @@
+"""A task's folder: filled for the training, and read when it is over."""
+
+import os
+import shutil
+from pathlib import Path
+
+from wardround.runtime.store.port import AccessDeniedError, NotFoundError, ObjectStore
+from wardround.runtime.store.transfer import download
+from wardround.site_agent.hand import TaskEndsError
+from wardround.site_agent.outbound import regular_file
+from wardround_messages.base import canonical_json
+from wardround_messages.codec import MalformedError, parse
+from wardround_messages.commands import StartTask
+from wardround_messages.manifest import Manifest
+from wardround_messages.names import Task, bucket_of
+from wardround_messages.parts import ObjectRef
+from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, MODEL, RESULT, Job, JobData, TaskResult
+
+
+def job_of(start: StartTask, manifest: Manifest, data: JobData, carry: Path) -> Job:
+    """What the training is told: from the manifest and the command, the site's own data in place of the data set."""
+    training = manifest.training
+    model = model_of(start)
+    return Job(
+        experiment=start.experiment,
+        round=start.round,
+        task=start.task,
+        site=start.site,
+        attempt=start.attempt,
+        trainer=training.trainer,
+        parameters=training.parameters,
+        seed=start.seed,
+        epochs=training.epochs,
+        optimizer_state=training.optimizer_state,
+        deterministic=training.deterministic,
+        evaluate_received=manifest.evaluation.received,
+        data=data,
+        model_sha256=None if model is None else model.sha256,
+        carry=str(carry),
+        encoding=start.encoding,
+    )
+
+
+def model_of(start: StartTask) -> ObjectRef | None:
+    """The model that the task builds on."""
+    return None if start.task is Task.INITIALISE else start.model
+
+
+def is_filled(folder: Path, job: Job) -> bool:
+    """Whether the folder was filled for this very job before: `job.json` is put there last."""
+    try:
+        return (folder / JOB).read_bytes() == canonical_json(job)
+    except OSError:
+        return False
+
+
+async def fill(folder: Path, job: Job, model: ObjectRef | None, store: ObjectStore) -> None:
+    """Make the folder anew, with the model, its digest checked, and then `job.json`.
+
+    Raises:
+        NotFoundError, DigestMismatchError: the model is not there, or not that model; OSError: the disk.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    if job.carry is not None:
+        Path(job.carry).mkdir(parents=True, exist_ok=True)
+    if model is not None:
+        bucket = bucket_of(job.experiment)
+        try:
+            await download(store, bucket, model.key, size=model.size, sha256=model.sha256, to=folder / MODEL)
+        except AccessDeniedError:  # what S3 says of an absent key to whoever may not list
+            raise NotFoundError(f"{bucket}/{model.key} is not there, or not readable here") from None
+    part = folder / f"{JOB}.part"
+    part.write_bytes(canonical_json(job))
+    os.replace(part, folder / JOB)
+
+
+def read_result(folder: Path) -> TaskResult | None:
+    """`result.json`, or None where there is none; raises `TaskEndsError` for one that is not what it should be."""
+    path = folder / RESULT
+    if not regular_file(path):
+        return None
+    try:
+        with path.open("rb") as file:
+            return parse(TaskResult, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST)
+    except MalformedError:
+        raise TaskEndsError("failed", "checking", "bad_result", "the training left an unreadable result.json") from None

@@ -1,0 +1,111 @@
+"""The end of a task: the update, then the answer that names it, then the folder is cleared."""
+
+import shutil
+from pathlib import Path
+
+import structlog
+
+from wardround.runtime.store.port import AccessDeniedError, NotFoundError
+from wardround.runtime.store.transfer import create_or_compare, file_digest
+from wardround.site_agent.hand import Hand, names_of
+from wardround.site_agent.site import Site
+from wardround_messages.base import canonical_json, digest
+from wardround_messages.commands import StartTask
+from wardround_messages.events import TaskAnswered
+from wardround_messages.names import AnswerKey, bucket_of
+from wardround_messages.objects import Answer
+from wardround_messages.task_folder import CASES
+
+log = structlog.get_logger()
+
+
+class Submission:
+    """Stores what ends a task. Each object is in the site's log before it leaves."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def is_answered(self, start: StartTask) -> bool:
+        """Whether the answer to this attempt is in the store."""
+
+        async def look() -> bool:
+            try:
+                await self._site.store.head(bucket_of(start.experiment), _answer_key(start))
+            except (NotFoundError, AccessDeniedError):
+                return False  # S3 says 403, not 404, of an absent key to whoever may not list
+            return True
+
+        return await self._site.patience(look)
+
+    async def submit(self, hand: Hand, answer: Answer, update: Path | None = None) -> None:
+        """Store the update in the file, if there is one, then the answer. An answer that stood there before counts."""
+        hand.phase = "submitting"
+        try:
+            if answer.update is not None and update is not None:
+                await self._put_update(hand.start, answer, update)
+            stored = await self._create_answer(hand.start, answer)
+        except NotFoundError:
+            log.error("answer_not_stored", task=str(hand.start.task_id), reason="the bucket does not exist")
+            await self.close(hand, "unanswerable")
+            return
+        if not stored:
+            log.warning("answered_before", task=str(hand.start.task_id))
+        await self.close(hand, answer.outcome)
+        if stored:
+            self._site.say(_answered(hand.start, answer))
+
+    async def close(self, hand: Hand, outcome: str) -> None:
+        """The task is over: nothing of it is kept but its line in the inbox and in the log."""
+        task = hand.start.task_id
+        await self._site.write(self._site.inbox.end, task, outcome)
+        hand.phase = "answered"
+        shutil.rmtree(self._site.folder(task), ignore_errors=True)
+
+    async def _put_update(self, start: StartTask, answer: Answer, file: Path) -> None:
+        site, update = self._site, answer.update
+        assert update is not None  # noqa: S101 - the caller looked
+        await site.write(
+            site.audit.write,
+            "update",
+            task=str(start.task_id),
+            key=update.key,
+            size=update.size,
+            sha256=update.sha256,
+            cases_sha256=_digest_of(file.with_name(CASES)),
+        )
+        await site.patience(lambda: site.store.put(bucket_of(start.experiment), update.key, file))
+
+    async def _create_answer(self, start: StartTask, answer: Answer) -> bool:
+        site, key, data = self._site, _answer_key(start), canonical_json(answer)
+        await site.write(
+            site.audit.write,
+            "answer",
+            task=str(start.task_id),
+            key=key,
+            size=len(data),
+            sha256=digest(data),
+            outcome=answer.outcome,
+            code=None if answer.failure is None else answer.failure.code,
+        )
+        return await site.patience(lambda: create_or_compare(site.store, bucket_of(start.experiment), key, data))
+
+
+def _answer_key(start: StartTask) -> str:
+    return str(AnswerKey(start.round, start.task, start.site, start.attempt))
+
+
+def _digest_of(file: Path) -> str | None:
+    """Which cases were used is the clinic's own affair; that they were these and no others can be shown later."""
+    try:
+        return file_digest(file)[1]
+    except OSError:
+        return None
+
+
+def _answered(start: StartTask, answer: Answer) -> TaskAnswered:
+    return TaskAnswered(
+        **names_of(start),
+        outcome=answer.outcome,
+        code=None if answer.failure is None else answer.failure.code,
+        update_size=None if answer.update is None else answer.update.size,
+    )

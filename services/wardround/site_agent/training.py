@@ -1,0 +1,95 @@
+"""Having a task's training done by the clinic's scheduler, and following it."""
+
+import asyncio
+
+import structlog
+
+from wardround.site_agent.folder import read_result
+from wardround.site_agent.hand import Hand, TaskEndsError, names_of
+from wardround.site_agent.metrics_follow import MetricsFollower
+from wardround.site_agent.outbound import plain
+from wardround.site_agent.policy import Leave
+from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, UnknownRunError
+from wardround.site_agent.site import Site
+from wardround_messages.events import MetricsReported, TaskStarted
+from wardround_messages.task_folder import METRICS, TaskResult
+
+log = structlog.get_logger()
+
+REPORTED_EVERY = 1.0  # seconds
+
+
+async def train(site: Site, hand: Hand, leave: Leave, *, anew: bool) -> TaskResult:
+    """The result of the training, which a crash lets begin again as often as the settings say.
+
+    A result that is there already stands for a training that ended while the agent was down.
+
+    Raises:
+        TaskEndsError: the scheduler refused, the run was stopped, crashed too often, or left no result.
+    """
+    task, folder = hand.start.task_id, site.folder(hand.start.task_id)
+    trainings = site.inbox.trainings(task)
+    again = anew and trainings > 0
+    result = read_result(folder)
+    while result is None:
+        if trainings == 0 or again:
+            # Counted before it is asked for: whatever happens in between, no training too many.
+            await site.write(site.inbox.count_training, task)
+            trainings += 1
+        end = await _run(site, hand, leave, again=again)
+        result = read_result(folder)
+        if result is None:
+            _check_may_go_on(end, leave, may_try_again=trainings <= site.settings.scheduler.retries)
+            log.warning("training_again", task=str(task), code=end.code, hint=end.hint)
+            again = True
+    return result
+
+
+def _check_may_go_on(end: RunEnd, leave: Leave, *, may_try_again: bool) -> None:
+    if end.succeeded:
+        raise TaskEndsError("failed", "training", "no_result", "the run succeeded and left no result.json")
+    if end.code == "cancelled":
+        raise TaskEndsError("cancelled", "training", "cancelled", "the run was stopped at the clinic")
+    if not may_try_again:
+        hint = plain(end.hint) if leave.errors == "text" else ""
+        raise TaskEndsError("failed", "training", end.code or "crashed", hint)
+
+
+async def _run(site: Site, hand: Hand, leave: Leave, *, again: bool) -> RunEnd:
+    task = str(hand.start.task_id)
+    try:
+        await site.patience(lambda: site.scheduler.trigger(task, again=again))
+        site.say(TaskStarted(**names_of(hand.start)))
+        return await _end_of_run(site, hand, leave)
+    except SchedulerError as error:
+        hint = plain(error.hint) if leave.errors == "text" else ""
+        raise TaskEndsError("failed", "training", error.code, hint) from error
+    except UnknownRunError:
+        return RunEnd(False, "run_lost", "the scheduler knows of no such run")
+
+
+async def _end_of_run(site: Site, hand: Hand, leave: Leave) -> RunEnd:
+    """Wait for the end, saying once a second what is new in `metrics.jsonl`, and what is new at the end."""
+    task = hand.start.task_id
+    follower = MetricsFollower(site.folder(task) / METRICS)
+    run = asyncio.ensure_future(site.patience(lambda: site.scheduler.wait(str(task))))
+    try:
+        while not run.done():
+            await asyncio.wait({run}, timeout=REPORTED_EVERY)
+            if follower.read_on():
+                site.say(_report(hand, follower, leave))
+        if follower.invalid:
+            log.warning("metrics_skipped", task=str(task), lines=follower.invalid)
+        return run.result()
+    finally:
+        run.cancel()
+
+
+def _report(hand: Hand, follower: MetricsFollower, leave: Leave) -> MetricsReported:
+    return MetricsReported(
+        **names_of(hand.start),
+        progress=follower.progress,
+        metrics=follower.metrics(leave),
+        epoch=follower.epoch,
+        step=follower.step,
+    )

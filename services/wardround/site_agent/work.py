@@ -1,0 +1,225 @@
+"""One task at a site, from the command to the stored answer. Whatever happens in between ends in an answer."""
+
+import asyncio
+from pathlib import Path
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from wardround.runtime.store.blocking import SMALL, run
+from wardround.runtime.store.port import NotFoundError
+from wardround.runtime.store.transfer import DigestMismatchError
+from wardround.site_agent.enrolment import Enrolment
+from wardround.site_agent.folder import fill, is_filled, job_of, model_of
+from wardround.site_agent.hand import WITHDRAWN, Hand, TaskEndsError, names_of
+from wardround.site_agent.judgement import (
+    Permission,
+    RefusedError,
+    data_of,
+    dataset_of,
+    judge_leaving,
+    judge_task,
+)
+from wardround.site_agent.outbound import CheckedFile, HeldBackError, check_update, failure_of, figures
+from wardround.site_agent.policy import Leave
+from wardround.site_agent.scheduler.port import SchedulerError
+from wardround.site_agent.site import Site
+from wardround.site_agent.submission import Submission
+from wardround.site_agent.training import train
+from wardround_messages.commands import StartTask
+from wardround_messages.events import TaskAccepted
+from wardround_messages.manifest import Manifest
+from wardround_messages.names import Task, UpdateKey
+from wardround_messages.objects import Answer, Consent
+from wardround_messages.parts import Failure, ObjectRef
+from wardround_messages.task_folder import UPDATE, TaskResult
+
+log = structlog.get_logger()
+
+FETCHED_AT_MOST = 4  # tries before a model counts as missing
+
+# What is wrong with the clinic's own data does not mend by asking again.
+REFUSALS = frozenset({"too_few_cases", "case_unreadable", "link_out_of_folder", "data_missing"})
+
+
+class Work:
+    """Carries out tasks, `slots` trainings at a time."""
+
+    def __init__(self, site: Site, enrolment: Enrolment) -> None:
+        self._site = site
+        self._enrolment = enrolment
+        self._submission = Submission(site)
+        self._slots = asyncio.Semaphore(site.settings.scheduler.slots)
+
+    async def carry_out(self, hand: Hand) -> None:
+        """Do the task, or end it as cancelled as soon as `hand.cancel` is called."""
+        hand.begun = True
+        try:
+            if hand.cancelled is None:
+                await self._do(hand)
+        except asyncio.CancelledError:
+            worker = asyncio.current_task()
+            if hand.cancelled is None or worker is None or worker.uncancel() > 0:
+                raise  # the agent itself is stopped
+        if hand.cancelled is not None and hand.phase != "answered":
+            await self._end_cancelled(hand, hand.cancelled)
+
+    async def _do(self, hand: Hand) -> None:
+        if hand.after:
+            await asyncio.wait(hand.after)
+        if await self._submission.is_answered(hand.start):
+            await self._submission.close(hand, "answered")
+            return
+        update = None
+        try:
+            answer = await self._through(hand)
+            update = self._site.folder(hand.start.task_id) / UPDATE
+        except RefusedError as refusal:
+            await self._stop_leftover(hand)
+            answer = self._ended(hand, TaskEndsError("refused", "policy", refusal.code, refusal.reason))
+        except TaskEndsError as end:
+            answer = self._ended(hand, end)
+        except Exception:
+            log.exception("task_broke_the_agent", task=str(hand.start.task_id))
+            await self._stop_leftover(hand)
+            answer = self._ended(hand, TaskEndsError("failed", hand.phase, "agent_error"))
+        await self._submission.submit(hand, answer, update)
+
+    async def _through(self, hand: Hand) -> Answer:
+        start, site = hand.start, self._site
+        if site.inbox.newest_round(start.experiment) > start.round:
+            raise RefusedError("stale_round", "a later round has begun")
+        consent = await self._enrolment.granted(start)
+        manifest = await self._enrolment.manifest(start)
+        permission = await judge_task(site, start, manifest, consent)
+        await self._note(start, permission)
+        site.say(TaskAccepted(**names_of(start)))
+        anew = await self._fill_folder(hand, manifest)
+        hand.phase = "queued"
+        async with self._slots:
+            hand.phase = "training"
+            result = await train(site, hand, site.policy().leave_of(permission.decision.rule), anew=anew)
+        hand.phase = "checking"
+        return await self._checked(start, manifest, consent, permission, result)
+
+    async def _note(self, start: StartTask, permission: Permission) -> None:
+        decision = permission.decision
+        await self._site.write(
+            self._site.audit.write,
+            "task",
+            task=str(start.task_id),
+            requested_by=start.requested_by,
+            rule=decision.rule,
+            code=decision.code,
+            trainer_sha256=permission.trainer.code_sha256,
+        )
+
+    async def _fill_folder(self, hand: Hand, manifest: Manifest) -> bool:
+        """Whether the folder was filled now: a run that began in it before, if there was one, is of no use."""
+        hand.phase = "fetching"
+        start, site = hand.start, self._site
+        folder = site.folder(start.task_id)
+        data = data_of(site.settings, dataset_of(manifest, start.task))
+        job = job_of(start, manifest, data, site.carry(start.experiment))
+        if is_filled(folder, job):
+            return False
+        await self._stop_leftover(hand)
+        try:
+            await AsyncRetrying(
+                retry=retry_if_exception_type((NotFoundError, DigestMismatchError)),
+                wait=wait_random_exponential(multiplier=0.2, max=2),
+                stop=stop_after_attempt(FETCHED_AT_MOST),
+                reraise=True,
+            )(site.patience, lambda: fill(folder, job, model_of(start), site.store))
+        except NotFoundError:
+            raise TaskEndsError("failed", "fetching", "model_missing", "the model is not in the store") from None
+        except DigestMismatchError:
+            raise TaskEndsError(
+                "failed", "fetching", "model_digest", "the model in the store is not the one that was announced"
+            ) from None
+        return True
+
+    async def _checked(
+        self, start: StartTask, manifest: Manifest, consent: Consent, permission: Permission, result: TaskResult
+    ) -> Answer:
+        """The answer with what may leave of the result, judged by the policy as it stands now."""
+        policy = self._site.policy()
+        if result.failure is not None:
+            leave = policy.leave_of(permission.decision.rule)
+            outcome = "refused" if result.failure.code in REFUSALS else "failed"
+            failure = failure_of(result.failure, result.text, leave)
+            return self._answer(start, outcome=outcome, trainer=result.trainer, failure=failure)
+        if result.trainer is None or result.trainer.name != manifest.training.trainer:
+            raise TaskEndsError("failed", "checking", "bad_result", "the result is of another trainer")
+        cases = result.cases if start.task is Task.TRAIN or result.received is None else result.received.cases or 0
+        decision = judge_leaving(policy, start, manifest, consent, code_sha256=result.trainer.code_sha256, cases=cases)
+        leave = policy.leave_of(decision.rule)
+        counts_leave = manifest.strategy.weight == "cases"
+        if start.task is Task.TRAIN and counts_leave and result.cases == 0:
+            raise TaskEndsError("failed", "checking", "no_cases", "the training counted no case")
+        numbers = figures(result, task=start.task, leave=leave, counts_leave=counts_leave)
+        return self._answer(
+            start,
+            outcome="done",
+            cases=numbers.cases,
+            received=numbers.received,
+            trained=numbers.trained,
+            metrics_kept_back=numbers.kept_back,
+            update=await self._checked_update(start, leave),
+            trainer=result.trainer,
+            seconds=result.seconds,
+            steps=result.steps,
+        )
+
+    async def _checked_update(self, start: StartTask, leave: Leave) -> ObjectRef | None:
+        if start.task not in (Task.INITIALISE, Task.TRAIN):
+            return None
+        path = self._site.folder(start.task_id) / UPDATE
+        try:
+            checked = await run(_is_small(path), check_update, path, at_most=leave.update_at_most)
+        except HeldBackError as error:
+            too_large = error.code == "update_too_large"
+            raise TaskEndsError("refused" if too_large else "failed", "checking", error.code, error.hint) from None
+        return _ref(start, checked)
+
+    async def _end_cancelled(self, hand: Hand, reason: str) -> None:
+        await self._stop_leftover(hand)
+        failure = Failure(phase=hand.phase, code=reason)
+        answer = self._answer(hand.start, outcome="cancelled", by_hub=reason != WITHDRAWN, failure=failure)
+        await self._submission.submit(hand, answer)
+
+    async def _stop_leftover(self, hand: Hand) -> None:
+        """End a run that may be going on in the task's folder."""
+        site, task = self._site, hand.start.task_id
+        if not site.folder(task).exists():
+            return
+        try:
+            await site.patience(lambda: site.scheduler.cancel(str(task)))
+        except SchedulerError as error:
+            log.warning("not_stopped", task=str(task), code=error.code, hint=error.hint)
+
+    def _ended(self, hand: Hand, end: TaskEndsError) -> Answer:
+        return self._answer(hand.start, outcome=end.outcome, failure=end.failure)
+
+    def _answer(self, start: StartTask, **what: object) -> Answer:
+        return Answer.model_validate(
+            {
+                **names_of(start),
+                "manifest_sha256": start.manifest_sha256,
+                "built_on": None if (model := model_of(start)) is None else model.sha256,
+                "at": self._site.clock(),
+                **what,
+            }
+        )
+
+
+def _is_small(path: Path) -> bool:
+    try:
+        return path.stat().st_size <= SMALL
+    except OSError:
+        return True
+
+
+def _ref(start: StartTask, checked: CheckedFile) -> ObjectRef:
+    key = str(UpdateKey(start.round, start.site, checked.sha256[:16]))
+    return ObjectRef(key=key, size=checked.size, sha256=checked.sha256)

@@ -1,0 +1,198 @@
+"""A warm process that forks a child for each task: `python -m wardround.training.serve SPOOL`.
+
+What trainers import takes seconds in a new process and milliseconds in a forked one. Orders are JSON lines on
+standard input, `{"run": "<task id>"}` and `{"cancel": "<task id>"}`; reports are JSON lines on standard output,
+`{"ready": true}` first, then `{"ended": "<task id>", "status": n}` with the exit status, or minus the signal's number.
+"""
+
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from wardround.training import __main__ as command
+from wardround.training.registry import code_digest, describe, installed_trainer
+from wardround_messages.names import parse_task_id
+from wardround_messages.task_folder import OUTPUT
+
+GRACE = 1.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+_COULD_NOT_START = 1
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(slots=True)
+class _Child:
+    pid: int
+    kill_at: float | None = None
+
+
+class ForkServer:
+    """Has one thread only, as a fork takes no other thread along. When its input ends, so do its children."""
+
+    def __init__(self, spool: Path, *, orders: int, reports: int) -> None:
+        self._spool = spool
+        self._orders = orders
+        self._reports = reports
+        self._children: dict[str, _Child] = {}
+        self._unread = b""
+
+    def serve(self) -> None:
+        woken, wake = os.pipe()
+        os.set_blocking(woken, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._orders, selectors.EVENT_READ, self._take_orders)
+            selector.register(woken, selectors.EVENT_READ, lambda: bool(os.read(woken, 4096)))
+            try:
+                self._report(ready=True)
+                while self._turn(selector):
+                    self._reap()
+                    self._kill_overdue()
+            except BrokenPipeError:
+                pass
+            finally:
+                self._kill_all()
+
+    def _turn(self, selector: selectors.BaseSelector) -> bool:
+        """Wait for something to do and do it; False when the orders have ended."""
+        overdue = [child.kill_at for child in self._children.values() if child.kill_at is not None]
+        timeout = max(0.0, min(overdue) - time.monotonic()) if overdue else None
+        going_on = True
+        for key, _ in selector.select(timeout):
+            going_on &= key.data()
+        return going_on
+
+    def _take_orders(self) -> bool:
+        received = os.read(self._orders, 65536)
+        *lines, self._unread = (self._unread + received).split(b"\n")
+        for line in lines:
+            match json.loads(line):
+                case {"run": str(task)}:
+                    self._start(str(parse_task_id(task)))
+                case {"cancel": str(task)} if task in self._children:
+                    self._signal(task, signal.SIGTERM)
+                    self._children[task].kill_at = time.monotonic() + GRACE
+        return bool(received)
+
+    def _start(self, task: str) -> None:
+        server = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError:
+            traceback.print_exc()
+            self._report(ended=task, status=_COULD_NOT_START)
+            return
+        if pid == 0:
+            _be_the_child(self._spool / task, server, (self._orders, self._reports))
+        # Both sides set the group, so that no signal comes too early.
+        with suppress(OSError):
+            os.setpgid(pid, pid)
+        self._children[task] = _Child(pid)
+
+    def _reap(self) -> None:
+        for task, child in list(self._children.items()):
+            if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                self._signal(task, signal.SIGKILL)  # whatever the child started and left behind
+                self._report(ended=task, status=self._wait_for(task))
+
+    def _kill_overdue(self) -> None:
+        for task, child in self._children.items():
+            if child.kill_at is not None and child.kill_at <= time.monotonic():
+                self._signal(task, signal.SIGKILL)
+
+    def _kill_all(self) -> None:
+        for task in list(self._children):
+            self._signal(task, signal.SIGKILL)
+        for task in list(self._children):
+            self._wait_for(task)
+
+    def _wait_for(self, task: str) -> int:
+        _, status = os.waitpid(self._children.pop(task).pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def _signal(self, task: str, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._children[task].pid, number)
+
+    def _report(self, **line: object) -> None:
+        os.write(self._reports, json.dumps(line).encode() + b"\n")
+
+
+def _be_the_child(folder: Path, server: int, pipes: tuple[int, ...]) -> NoReturn:
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        _die_with(server)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for pipe in pipes:
+            os.close(pipe)
+        _redirect_output(folder / OUTPUT)
+        _one_at_a_time(folder)
+        if _code_changed():
+            os.execv(sys.executable, [sys.executable, "-P", "-m", "wardround.training", "run", str(folder)])  # noqa: S606
+        status = command.main(["run", str(folder)])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _die_with(server: int) -> None:
+    """Have the kernel kill this process when the server ends in any way, be it by SIGKILL."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:
+            os._exit(1)
+
+
+def _redirect_output(file: Path) -> None:
+    with file.open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+
+
+def _one_at_a_time(folder: Path) -> None:
+    """Wait until no other process trains in the folder; the lock goes with this process and its children."""
+    lock = os.open(folder, os.O_RDONLY)
+    os.set_inheritable(lock, True)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _code_changed() -> bool:
+    """Whether a trainer was installed anew since it was imported: then only a new process runs what is installed."""
+    loaded = [installed_trainer(description.name) for description in describe()]
+    return any(code_digest(each.type.__module__) != each.description.code_sha256 for each in loaded)
+
+
+def main(arguments: list[str]) -> None:
+    orders, reports = os.dup(0), os.dup(1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)  # what trainers print while they are imported is no report
+    describe()
+    sys.stdout.flush()
+    gc.freeze()
+    ForkServer(Path(arguments[0]), orders=orders, reports=reports).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
