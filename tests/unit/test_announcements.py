@@ -24,7 +24,7 @@ KEY = "answers/r000012/train/clinic-1/a01.json"
 ENCODED = "answers%2Fr000012%2Ftrain%2Fclinic-1%2Fa01.json"
 
 # As MinIO publishes it over AMQP, all fields present.
-FROM_MINIO = {
+FROM_MINIO: dict[str, Any] = {
     "EventName": "s3:ObjectCreated:Put",
     "Key": f"{BUCKET}/{KEY}",
     "Records": [

@@ -148,7 +148,7 @@ class Federation:
 
     async def until(self, awaitable: Awaitable[T]) -> T:
         """Await something; a service that fails meanwhile ends the wait with its error."""
-        waiting = asyncio.ensure_future(awaitable)
+        waiting: asyncio.Future[T] = asyncio.ensure_future(awaitable)
         try:
             await asyncio.wait({waiting, self._faulted}, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():

@@ -125,8 +125,8 @@ class FolderStore:
             with open(aside, "xb") as file:
                 shutil.copyfileobj(content, file, SMALL)
                 file.flush()
-                # The kernel's own stamp stands still for milliseconds, and inodes are used again: two different
-                # contents could bear one ETag.
+                # The stamp of a kernel before Linux 6.13 stands still for milliseconds, and inodes are used again: two
+                # different contents could bear one ETag.
                 now = time.time_ns()
                 os.utime(file.fileno(), ns=(now, now))
                 if self._durable:
