@@ -7,22 +7,26 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from threading import Event
 
 import pytest
+import pytest_asyncio
 
 from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround.site_agent.scheduler.local import LocalScheduler
 from wardround.site_agent.scheduler.port import Scheduler, SchedulerError, UnknownRunError
 from wardround.training import run_folder
 from wardround.training.datasets import counting
-from wardround_messages.task_folder import JOB, METRICS, OUTPUT, RESULT
+from wardround_messages.names import Task, TaskId
+from wardround_messages.task_folder import JOB, METRICS, OUTPUT, RESULT, TaskResult
 
-TASK = "counting.r000001.check.clinic-1.a01"
-OTHER = "counting.r000002.check.clinic-1.a01"
+# One server process for all tests of an adapter, as starting one costs more than the tests.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 # A trainer as a clinic might have the misfortune to install it.
 ODD_TRAINER = """
@@ -52,7 +56,7 @@ class OddTrainer(NumpyTrainer[OddParameters]):
                     for word in ("begin", "end"):
                         notes.write(word + " ")
                         notes.flush()
-                        time.sleep(0.2)
+                        time.sleep(0.1)
             case "talk":
                 print("said by the trainer")
         return {"w": np.zeros(1, np.float32)}
@@ -81,9 +85,9 @@ class Clinic:
         return self.root / "spool"
 
     def task(self, trainer: str = "adding", **parameters: object) -> str:
-        """A new task with its folder: a first model, made by this trainer."""
-        task = TaskId("counting", next(self.rounds), Task.INITIALISE, "clinic-1", 1)
-        (self.spool / str(task)).mkdir(parents=True)
+        """A new task with its folder: a check of the trainer, which takes a step of `seconds` with `adding`."""
+        task = TaskId("counting", next(self.rounds), Task.CHECK, "clinic-1", 1)
+        self.folder(str(task)).mkdir(parents=True)
         job = {
             **asdict(task),
             "trainer": trainer,
@@ -92,22 +96,28 @@ class Clinic:
             "epochs": 1,
             "optimizer_state": "reset",
             "deterministic": True,
-            "data": {"name": "none", "folders": [str(self.root)]},
+            "data": {"name": "counting", "folders": [str(self.root / "data/clinic-1/counting")]},
             "model_sha256": None,
-            "carry": str(self.root),
+            "carry": str(self.folder(str(task))),
         }
-        (self.spool / str(task) / JOB).write_text(json.dumps(job))
+        (self.folder(str(task)) / JOB).write_text(json.dumps(job))
         return str(task)
 
     def odd(self, does: str) -> str:
         return self.task("odd", does=does)
 
-    def result(self, task: str) -> Path:
-        return self.spool / task / RESULT
+    def folder(self, task: str) -> Path:
+        return self.spool / task
 
-    async def begun(self, task: str) -> None:
-        """Return when the odd trainer has begun."""
-        await until((self.root / f"begun-{task}").exists)
+    def result(self, task: str) -> TaskResult:
+        return TaskResult.model_validate_json((self.folder(task) / RESULT).read_bytes())
+
+    def made_at(self, task: str) -> int:
+        return (self.folder(task) / RESULT).stat().st_mtime_ns
+
+    async def begun(self, task: str, sign: str = METRICS) -> None:
+        """Return when the training has left its first trace."""
+        await until((self.folder(task) / sign).exists)
 
 
 def inline(root: Path) -> Scheduler:
@@ -131,30 +141,40 @@ def clinic_at(root: Path, adapter: Callable[[Path], Scheduler]) -> Clinic:
     return Clinic(root, lambda: adapter(root))
 
 
-@pytest.fixture(params=[inline, local])
-def clinic(request: pytest.FixtureRequest, tmp_path: Path) -> Clinic:
-    return clinic_at(tmp_path, request.param)
+@pytest.fixture(scope="module", params=[inline, local])
+def clinic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Clinic:
+    return clinic_at(tmp_path_factory.mktemp("clinic"), request.param)
+
+
+@pytest.fixture(scope="module")
+def local_clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
+    return clinic_at(tmp_path_factory.mktemp("clinic"), local)
 
 
 @pytest.fixture
-def local_clinic(tmp_path: Path) -> Clinic:
-    return clinic_at(tmp_path, local)
+def inline_clinic(tmp_path: Path) -> Clinic:
+    return clinic_at(tmp_path, inline)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scheduler(clinic: Clinic) -> AsyncIterator[Scheduler]:
+    async with closing(clinic) as scheduler:
+        yield scheduler
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def local_scheduler(local_clinic: Clinic) -> AsyncIterator[Scheduler]:
+    async with closing(local_clinic) as scheduler:
+        yield scheduler
+
+
+@asynccontextmanager
+async def closing(clinic: Clinic) -> AsyncIterator[Scheduler]:
+    """A scheduler of the clinic that leaves no process when it is closed."""
     scheduler = clinic.scheduler()
     yield scheduler
     await scheduler.close()
     assert processes_of(clinic.root) == []
-
-
-@pytest.fixture
-async def local_scheduler(local_clinic: Clinic) -> AsyncIterator[Scheduler]:
-    scheduler = local_clinic.scheduler()
-    yield scheduler
-    await scheduler.close()
-    assert processes_of(local_clinic.root) == []
 
 
 def processes_of(root: Path) -> list[int]:
@@ -171,11 +191,6 @@ def processes_of(root: Path) -> list[int]:
     return found
 
 
-async def begun(folder: Path, name: str = METRICS) -> None:
-    """Return when the training in the folder has left its first trace."""
-    await until((folder / name).exists)
-
-
 async def until(condition: Callable[[], bool], *, within: float = 20) -> None:
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - another process makes it true
@@ -186,143 +201,149 @@ async def until(condition: Callable[[], bool], *, within: float = 20) -> None:
 
 
 async def test_a_run_that_succeeded_has_left_its_result(clinic: Clinic, scheduler: Scheduler) -> None:
-    folder = clinic.prepare()
-    await scheduler.trigger(TASK)
-    assert (await scheduler.wait(TASK)).succeeded
-    assert json.loads((folder / RESULT).read_text())["trainer"]["name"] == "adding"
+    task = clinic.task()
+    await scheduler.trigger(task)
+    assert (await scheduler.wait(task)).succeeded
+    assert clinic.result(task).failure is None
 
 
-async def test_a_task_that_says_in_its_result_why_it_failed_is_a_run_that_succeeded(
+async def test_a_run_that_says_in_its_result_why_its_task_failed_succeeded_as_a_run(
     clinic: Clinic, scheduler: Scheduler
 ) -> None:
-    folder = clinic.prepare(trainer="absent")
-    await scheduler.trigger(TASK)
-    assert (await scheduler.wait(TASK)).succeeded
-    assert json.loads((folder / RESULT).read_text())["failure"]["code"] == "trainer_unknown"
+    task = clinic.task("absent")
+    await scheduler.trigger(task)
+    assert (await scheduler.wait(task)).succeeded
+    failure = clinic.result(task).failure
+    assert failure is not None
+    assert failure.code == "trainer_unknown"
 
 
 async def test_triggering_twice_runs_once(clinic: Clinic, scheduler: Scheduler) -> None:
-    folder = clinic.prepare(seconds=0.2)
-    await asyncio.gather(scheduler.trigger(TASK), scheduler.trigger(TASK))
-    await scheduler.trigger(TASK, again=True)
-    await scheduler.wait(TASK)
-    first = (folder / RESULT).stat().st_mtime_ns
-    await scheduler.trigger(TASK)
-    await scheduler.wait(TASK)
-    assert (folder / RESULT).stat().st_mtime_ns == first
+    task = clinic.task(seconds=0.1)
+    await asyncio.gather(scheduler.trigger(task), scheduler.trigger(task))
+    await scheduler.trigger(task, again=True)
+    await scheduler.wait(task)
+    made_at = clinic.made_at(task)
+    await scheduler.trigger(task)
+    await scheduler.wait(task)
+    assert clinic.made_at(task) == made_at
 
 
 async def test_waiting_after_the_end_returns_at_once(clinic: Clinic, scheduler: Scheduler) -> None:
-    clinic.prepare()
-    await scheduler.trigger(TASK)
-    end = await scheduler.wait(TASK)
+    task = clinic.task()
+    await scheduler.trigger(task)
+    end = await scheduler.wait(task)
     async with asyncio.timeout(0.1):
-        assert await scheduler.wait(TASK) == end
+        assert await scheduler.wait(task) == end
 
 
 async def test_giving_up_waiting_leaves_the_run_going(clinic: Clinic, scheduler: Scheduler) -> None:
-    clinic.prepare(seconds=0.3)
-    await scheduler.trigger(TASK)
+    task = clinic.task(seconds=0.2)
+    await scheduler.trigger(task)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(scheduler.wait(TASK), 0.05)
-    assert (await scheduler.wait(TASK)).succeeded
+        await asyncio.wait_for(scheduler.wait(task), 0.02)
+    assert (await scheduler.wait(task)).succeeded
 
 
 async def test_a_run_nobody_triggered_is_unknown(clinic: Clinic, scheduler: Scheduler) -> None:
-    clinic.prepare()
     with pytest.raises(UnknownRunError):
-        await scheduler.wait(TASK)
+        await scheduler.wait(clinic.task())
 
 
 async def test_a_result_from_before_a_restart_counts_and_is_not_made_again(
     clinic: Clinic, scheduler: Scheduler
 ) -> None:
-    folder = clinic.prepare()
-    await scheduler.trigger(TASK)
-    await scheduler.wait(TASK)
-    first = (folder / RESULT).stat().st_mtime_ns
-    after = clinic.scheduler()
-    await after.trigger(TASK)
-    assert (await after.wait(TASK)).succeeded
-    await after.close()
-    assert (folder / RESULT).stat().st_mtime_ns == first
+    task = clinic.task()
+    await scheduler.trigger(task)
+    await scheduler.wait(task)
+    made_at = clinic.made_at(task)
+    after_the_restart = clinic.scheduler()
+    await after_the_restart.trigger(task)
+    assert (await after_the_restart.wait(task)).succeeded
+    await after_the_restart.close()
+    assert clinic.made_at(task) == made_at
 
 
 async def test_again_runs_again_after_an_end(clinic: Clinic, scheduler: Scheduler) -> None:
-    folder = clinic.prepare()
-    await scheduler.trigger(TASK)
-    await scheduler.wait(TASK)
-    first = (folder / RESULT).stat().st_mtime_ns
-    await scheduler.trigger(TASK, again=True)
-    assert (await scheduler.wait(TASK)).succeeded
-    assert (folder / RESULT).stat().st_mtime_ns > first
+    task = clinic.task()
+    await scheduler.trigger(task)
+    await scheduler.wait(task)
+    made_at = clinic.made_at(task)
+    await scheduler.trigger(task, again=True)
+    assert (await scheduler.wait(task)).succeeded
+    assert clinic.made_at(task) > made_at
 
 
-async def test_cancelling_ends_a_run_within_a_second_and_no_result_is_left(
-    clinic: Clinic, scheduler: Scheduler
-) -> None:
-    folder = clinic.prepare(seconds=60)
-    await scheduler.trigger(TASK)
-    await begun(folder)
+async def test_cancelling_ends_a_run_within_a_second_and_leaves_no_result(clinic: Clinic, scheduler: Scheduler) -> None:
+    task = clinic.task(seconds=60)
+    await scheduler.trigger(task)
+    await clinic.begun(task)
     start = time.monotonic()
-    await scheduler.cancel(TASK)
-    end = await scheduler.wait(TASK)
+    await scheduler.cancel(task)
+    end = await scheduler.wait(task)
     assert time.monotonic() - start < 1
     assert (end.succeeded, end.code) == (False, "cancelled")
-    assert not (folder / RESULT).exists()
+    assert not (clinic.folder(task) / RESULT).exists()
 
 
 async def test_a_cancelled_run_may_run_again(clinic: Clinic, scheduler: Scheduler) -> None:
-    folder = clinic.prepare(seconds=1)
-    await scheduler.trigger(TASK)
-    await begun(folder)
-    await scheduler.cancel(TASK)
-    await scheduler.trigger(TASK, again=True)
-    assert (await scheduler.wait(TASK)).succeeded
+    task = clinic.task(seconds=0.3)
+    await scheduler.trigger(task)
+    await clinic.begun(task)
+    await scheduler.cancel(task)
+    await scheduler.trigger(task, again=True)
+    assert (await scheduler.wait(task)).succeeded
 
 
 async def test_cancelling_right_after_the_trigger_ends_the_run(clinic: Clinic, scheduler: Scheduler) -> None:
-    clinic.prepare(seconds=60)
-    await scheduler.trigger(TASK)
-    await scheduler.cancel(TASK)
-    assert (await scheduler.wait(TASK)).code == "cancelled"
+    task = clinic.task(seconds=60)
+    await scheduler.trigger(task)
+    await scheduler.cancel(task)
+    assert (await scheduler.wait(task)).code == "cancelled"
 
 
 async def test_cancelling_what_is_over_or_unknown_changes_nothing(clinic: Clinic, scheduler: Scheduler) -> None:
-    clinic.prepare()
-    await scheduler.cancel(TASK)
-    await scheduler.trigger(TASK)
-    await scheduler.wait(TASK)
-    await scheduler.cancel(TASK)
-    assert (await scheduler.wait(TASK)).succeeded
+    task = clinic.task()
+    await scheduler.cancel(task)
+    await scheduler.trigger(task)
+    await scheduler.wait(task)
+    await scheduler.cancel(task)
+    assert (await scheduler.wait(task)).succeeded
 
 
-@pytest.mark.parametrize("task", ["", "..", "../../etc", f"{TASK}\n", f"./{TASK}", "counting", f"{TASK}/..", "\0"])
-async def test_what_is_not_a_task_id_never_becomes_a_folder(clinic: Clinic, scheduler: Scheduler, task: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "..", "../../etc", "a.r000001.check.b.a01\n", "./a.r000001.check.b.a01", "a.r000001.check.b.a01/.."]
+)
+async def test_what_is_not_a_task_id_never_becomes_a_folder(clinic: Clinic, scheduler: Scheduler, name: str) -> None:
+    before = sorted(clinic.root.rglob("*"))
     with pytest.raises(SchedulerError) as raised:
-        await scheduler.trigger(task)
+        await scheduler.trigger(name)
     assert raised.value.code == "bad_task_id"
     with pytest.raises(UnknownRunError):
-        await scheduler.wait(task)
-    assert not clinic.spool.exists()
+        await scheduler.wait(name)
+    await scheduler.cancel(name)
+    assert sorted(clinic.root.rglob("*")) == before
 
 
 async def test_a_task_without_a_job_is_refused(clinic: Clinic, scheduler: Scheduler) -> None:
+    task = clinic.task()
+    (clinic.folder(task) / JOB).unlink()
     with pytest.raises(SchedulerError) as raised:
-        await scheduler.trigger(TASK)
+        await scheduler.trigger(task)
     assert raised.value.code == "no_folder"
 
 
 async def test_closing_ends_what_runs(clinic: Clinic) -> None:
+    task = clinic.task(seconds=60)
+    before = processes_of(clinic.root)
     scheduler = clinic.scheduler()
-    folder = clinic.prepare(seconds=60)
-    await scheduler.trigger(TASK)
-    await begun(folder)
+    await scheduler.trigger(task)
+    await clinic.begun(task)
     start = time.monotonic()
     await scheduler.close()
-    assert not (await scheduler.wait(TASK)).succeeded
+    assert not (await scheduler.wait(task)).succeeded
     assert time.monotonic() - start < 2
-    assert processes_of(clinic.root) == []
+    assert processes_of(clinic.root) == before
 
 
 # --- child processes ---------------------------------------------------------------------------------------------
@@ -339,14 +360,13 @@ async def test_closing_ends_what_runs(clinic: Clinic) -> None:
 async def test_a_training_that_crashes_is_a_failed_run_and_harms_no_other(
     local_clinic: Clinic, local_scheduler: Scheduler, does: str, code: str, hint: str
 ) -> None:
-    task = local_clinic.odd(does)
-    local_clinic.prepare(seconds=0.2)
-    await local_scheduler.trigger(TASK)
+    task, neighbour = local_clinic.odd(does), local_clinic.task(seconds=0.2)
+    await local_scheduler.trigger(neighbour)
     await local_scheduler.trigger(task)
     end = await local_scheduler.wait(task)
     assert (end.succeeded, end.code) == (False, code)
     assert hint in end.hint
-    assert (await local_scheduler.wait(TASK)).succeeded
+    assert (await local_scheduler.wait(neighbour)).succeeded
 
 
 async def test_a_training_that_resists_is_killed_with_all_that_it_started(
@@ -354,103 +374,105 @@ async def test_a_training_that_resists_is_killed_with_all_that_it_started(
 ) -> None:
     task = local_clinic.odd("resist")
     await local_scheduler.trigger(task)
-    await begun(local_clinic.root, "resisting")
+    await local_clinic.begun(task, "resisting")
     assert len(processes_of(local_clinic.root)) == 3  # the server, the training, and what that started
     start = time.monotonic()
     await local_scheduler.cancel(task)
     assert (await local_scheduler.wait(task)).code == "cancelled"
     assert time.monotonic() - start < 2
-    assert len(processes_of(local_clinic.root)) == 1
+    await until(lambda: len(processes_of(local_clinic.root)) == 1)
 
 
-async def test_runs_of_several_tasks_go_on_at_the_same_time(local_clinic: Clinic, local_scheduler: Scheduler) -> None:
-    folders = [local_clinic.prepare(task, seconds=60) for task in (TASK, OTHER)]
-    for folder in folders:
-        await local_scheduler.trigger(folder.name)
-    for folder in folders:
-        await begun(folder)
-        await local_scheduler.cancel(folder.name)
+async def test_several_trainings_go_on_at_the_same_time(local_clinic: Clinic, local_scheduler: Scheduler) -> None:
+    tasks = [local_clinic.task(seconds=60) for _ in range(2)]
+    for task in tasks:
+        await local_scheduler.trigger(task)
+    for task in tasks:
+        await local_clinic.begun(task)
+    for task in tasks:
+        await local_scheduler.cancel(task)
 
 
 async def test_a_lost_server_fails_its_runs_and_is_started_again(
     local_clinic: Clinic, local_scheduler: Scheduler
 ) -> None:
-    folder = local_clinic.prepare(seconds=60)
-    local_clinic.prepare(OTHER)
-    await local_scheduler.trigger(TASK)
-    await begun(folder)
+    task, later = local_clinic.task(seconds=60), local_clinic.task()
+    await local_scheduler.trigger(task)
+    await local_clinic.begun(task)
     server = min(processes_of(local_clinic.root))
     os.kill(server, signal.SIGKILL)
-    end = await local_scheduler.wait(TASK)
+    end = await local_scheduler.wait(task)
     assert (end.succeeded, end.code) == (False, "scheduler_lost")
-    await local_scheduler.trigger(OTHER)
-    assert (await local_scheduler.wait(OTHER)).succeeded
+    await local_scheduler.trigger(later)
+    assert (await local_scheduler.wait(later)).succeeded
     assert server not in processes_of(local_clinic.root)
 
 
-async def test_no_training_outlives_an_agent_that_was_killed(local_clinic: Clinic) -> None:
-    folder = local_clinic.prepare(seconds=60)
+async def test_no_training_outlives_an_agent_that_was_killed(tmp_path: Path) -> None:
+    clinic = clinic_at(tmp_path, local)
+    task = clinic.task(seconds=60)
     agent = """
 import asyncio, sys
 from pathlib import Path
 from wardround.site_agent.scheduler.local import LocalScheduler
+
 async def main():
     scheduler = LocalScheduler(Path(sys.argv[1]))
     await scheduler.trigger(sys.argv[2])
     await scheduler.wait(sys.argv[2])
+
 asyncio.run(main())
 """
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", agent, str(local_clinic.spool), TASK)
-    await begun(folder)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", agent, str(clinic.spool), task)
+    await clinic.begun(task)
     process.kill()
     await process.wait()
-    await until(lambda: not processes_of(local_clinic.root), within=2)
+    await until(lambda: not processes_of(clinic.root), within=2)
 
 
-async def test_two_agents_on_one_spool_train_in_a_folder_one_after_the_other(
-    local_clinic: Clinic, local_scheduler: Scheduler
-) -> None:
-    task = local_clinic.odd("note")
+async def test_two_agents_on_one_spool_train_once(local_clinic: Clinic, local_scheduler: Scheduler) -> None:
     other = local_clinic.scheduler()
+    warming, task = local_clinic.task(), local_clinic.odd("note")
+    await asyncio.gather(local_scheduler.trigger(warming), other.trigger(warming))
     await asyncio.gather(local_scheduler.trigger(task), other.trigger(task))
-    await asyncio.gather(local_scheduler.wait(task), other.wait(task))
+    ends = await asyncio.gather(local_scheduler.wait(task), other.wait(task))
     await other.close()
-    assert (local_clinic.root / "notes").read_text().split() == ["begin", "end"] * 2
+    assert all(end.succeeded for end in ends)
+    assert (local_clinic.folder(task) / "notes").read_text().split() == ["begin", "end"]
 
 
 async def test_a_trainer_installed_anew_is_the_one_that_runs(local_clinic: Clinic, local_scheduler: Scheduler) -> None:
-    async def digest_of_what_ran(task: str) -> str:
-        local_clinic.odd("nothing", task)
+    digests = []
+    for _ in range(2):
+        task = local_clinic.odd("nothing")
         await local_scheduler.trigger(task)
         assert (await local_scheduler.wait(task)).succeeded
-        trainer: dict[str, str] = json.loads((local_clinic.spool / task / RESULT).read_text())["trainer"]
-        return trainer["code_sha256"]
-
-    before = await digest_of_what_ran("counting.r000000.initialise.clinic-1.a01")
-    code = local_clinic.root / "installed" / "odd_trainer.py"
-    code.write_text(code.read_text() + "\n# a new release\n")
-    assert await digest_of_what_ran("counting.r000000.initialise.clinic-1.a02") != before
+        trainer = local_clinic.result(task).trainer
+        assert trainer is not None
+        digests.append(trainer.code_sha256)
+        with (local_clinic.root / "installed" / "odd_trainer.py").open("a") as code:
+            code.write("# a new release\n")
+    assert digests[0] != digests[1]
 
 
 async def test_what_a_training_prints_stays_in_its_folder(local_clinic: Clinic, local_scheduler: Scheduler) -> None:
     task = local_clinic.odd("talk")
     await local_scheduler.trigger(task)
     assert (await local_scheduler.wait(task)).succeeded
-    assert "said by the trainer" in (local_clinic.spool / task / OUTPUT).read_text()
+    assert "said by the trainer" in (local_clinic.folder(task) / OUTPUT).read_text()
 
 
 @pytest.mark.parametrize("script", [None, "#!/bin/sh\necho no such module >&2\nexit 1\n"])
 async def test_an_interpreter_that_does_not_work_is_an_error_without_a_path(
-    local_clinic: Clinic, script: str | None
+    local_clinic: Clinic, tmp_path: Path, script: str | None
 ) -> None:
-    python = local_clinic.root / "python"
+    python = tmp_path / "python"
     if script is not None:
         python.write_text(script)
         python.chmod(0o700)
-    local_clinic.prepare()
     scheduler = LocalScheduler(local_clinic.spool, python=python)
     with pytest.raises(SchedulerError) as raised:
-        await scheduler.trigger(TASK)
+        await scheduler.trigger(local_clinic.task())
     assert raised.value.code == "scheduler_broken"
     assert "/" not in str(raised.value)
     await scheduler.close()
@@ -459,8 +481,7 @@ async def test_an_interpreter_that_does_not_work_is_an_error_without_a_path(
 # --- the agent's own process -------------------------------------------------------------------------------------
 
 
-async def test_one_training_at_a_time_whoever_schedules_it(tmp_path: Path) -> None:
-    clinic = clinic_at(tmp_path, inline)
+async def test_one_training_at_a_time_whoever_schedules_it(inline_clinic: Clinic) -> None:
     said = []
 
     def run(folder: Path, *, cancelled: Event) -> None:
@@ -469,50 +490,44 @@ async def test_one_training_at_a_time_whoever_schedules_it(tmp_path: Path) -> No
         said.append("end")
 
     turn = asyncio.Lock()
-    tasks = [TASK, OTHER]
-    schedulers = [InlineScheduler(clinic.spool, run, turn=turn) for _ in tasks]
-    for task, scheduler in zip(tasks, schedulers, strict=True):
-        clinic.prepare(task)
+    runs = [(inline_clinic.task(), InlineScheduler(inline_clinic.spool, run, turn=turn)) for _ in range(2)]
+    for task, scheduler in runs:
         await scheduler.trigger(task)
-    assert [(await s.wait(t)).code for t, s in zip(tasks, schedulers, strict=True)] == ["no_result"] * 2
+    assert [(await scheduler.wait(task)).code for task, scheduler in runs] == ["no_result"] * 2
     assert said == ["begin", "end"] * 2
 
 
-async def test_a_run_that_waits_for_its_turn_is_cancelled_at_once(tmp_path: Path) -> None:
-    clinic = clinic_at(tmp_path, inline)
-    scheduler = clinic.scheduler()
-    folder = clinic.prepare(seconds=0.5)
-    clinic.prepare(OTHER)
-    await scheduler.trigger(TASK)
-    await begun(folder)
-    await scheduler.trigger(OTHER)
+async def test_a_run_that_waits_for_its_turn_is_cancelled_at_once(inline_clinic: Clinic) -> None:
+    scheduler = inline_clinic.scheduler()
+    first, second = inline_clinic.task(seconds=0.5), inline_clinic.task()
+    await scheduler.trigger(first)
+    await inline_clinic.begun(first)
+    await scheduler.trigger(second)
     async with asyncio.timeout(0.2):
-        await scheduler.cancel(OTHER)
-        assert (await scheduler.wait(OTHER)).code == "cancelled"
-    assert (await scheduler.wait(TASK)).succeeded
-    assert not (clinic.spool / OTHER / RESULT).exists()
+        await scheduler.cancel(second)
+        assert (await scheduler.wait(second)).code == "cancelled"
+    assert (await scheduler.wait(first)).succeeded
+    assert not (inline_clinic.folder(second) / RESULT).exists()
 
 
 @pytest.mark.parametrize("threads", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(2), MemoryError()])
-async def test_whatever_a_training_raises_is_a_failed_run(tmp_path: Path, error: BaseException, threads: bool) -> None:
-    clinic = clinic_at(tmp_path, inline)
-    clinic.prepare()
-
+async def test_whatever_a_training_raises_is_a_failed_run(
+    inline_clinic: Clinic, error: BaseException, threads: bool
+) -> None:
     def run(folder: Path, *, cancelled: Event) -> None:
         raise error
 
-    scheduler = InlineScheduler(clinic.spool, run, threads=threads)
-    await scheduler.trigger(TASK)
-    assert (await scheduler.wait(TASK)).code == "crashed"
+    task = inline_clinic.task()
+    scheduler = InlineScheduler(inline_clinic.spool, run, threads=threads)
+    await scheduler.trigger(task)
+    assert (await scheduler.wait(task)).code == "crashed"
 
 
-async def test_without_threads_a_training_runs_in_place(tmp_path: Path) -> None:
-    clinic = clinic_at(tmp_path, inline)
-    clinic.prepare()
-    scheduler = InlineScheduler(clinic.spool, run_folder, threads=False)
-    await scheduler.trigger(TASK)
-    assert not (clinic.spool / TASK / RESULT).exists()
+async def test_without_threads_a_training_runs_in_place(inline_clinic: Clinic) -> None:
+    task = inline_clinic.task()
+    scheduler = InlineScheduler(inline_clinic.spool, run_folder, threads=False)
+    await scheduler.trigger(task)
     await asyncio.sleep(0)
-    assert (clinic.spool / TASK / RESULT).exists()
-    assert (await scheduler.wait(TASK)).succeeded
+    assert inline_clinic.result(task).failure is None
+    assert (await scheduler.wait(task)).succeeded

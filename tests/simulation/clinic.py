@@ -335,5 +335,5 @@ kind = "inline"
 async def eventually(true: Callable[[], Awaitable[bool]], within: float = 5) -> None:
     """Wait until the condition holds; fails after `within` seconds."""
     async with asyncio.timeout(within):
-        while not await true():
-            await asyncio.sleep(0.001)  # noqa: ASYNC110 - conditions are on stores and brokers too
+        while not await true():  # noqa: ASYNC110 - what is waited for lies in stores and brokers
+            await asyncio.sleep(0.001)

@@ -6,7 +6,7 @@ from metrics_story import SITES, Story, model_ref, row, update_ref
 from wardround.metrics.board import ExperimentBoard
 from wardround.metrics.evolve import IllegalEntryError, evolve
 from wardround.metrics.history import Entry
-from wardround.metrics.reading import rebuild
+from wardround.metrics.rebuild import rebuild
 from wardround.runtime.store.memory import MemoryStore
 from wardround_messages import journal as facts
 from wardround_messages.base import canonical_json
@@ -33,11 +33,8 @@ async def figures(story: Story, round_: int) -> Figures:
 async def test_a_round_tells_when_it_opened_and_closed_and_why(story: Story) -> None:
     story.round(1)
     step = (await figures(story, 1)).steps[0]
-    opened, closed = (
-        entry
-        for entry in story.entries
-        if getattr(entry.body, "round", None) == 1 and entry.body.kind in ("StepOpened", "StepClosed")
-    )
+    kinds = (facts.StepOpened, facts.StepClosed)
+    opened, closed = (e for e in story.entries if isinstance(e.body, kinds) and e.body.round == 1)
     assert (step.task, step.opened_at, step.closed_at, step.closed_by) == (Task.TRAIN, opened.at, closed.at, "complete")
     assert (step.quorum, step.quorum_met, step.built_on) == (2, True, model_ref(0).sha256)
     assert step.received == {"dice/mean": 0.7, "loss": 0.5}

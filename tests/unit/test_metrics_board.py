@@ -6,18 +6,20 @@ from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metrics_story import SITES, START, Story, row
+from metrics_story import SITES, START, Story, manifest, row
 
 from wardround.metrics.board import Board, ExperimentBoard
 from wardround.metrics.history import Entry
-from wardround.metrics.reading import rebuild
+from wardround.metrics.rebuild import rebuild
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.journal import Journal
 from wardround.runtime.store.memory import MemoryStore
 from wardround_messages import journal as facts
 from wardround_messages.events import CommandRefused, EntryRecorded, SiteSeen, TaskInHand
+from wardround_messages.manifest import ModelPlan
 from wardround_messages.names import AnswerKey, Task
 from wardround_messages.objects import Answer
+from wardround_messages.parts import NotCounted
 
 STORY = Story.whole(rounds=3)
 EVENTS = STORY.events
@@ -281,6 +283,50 @@ def test_enrolment_shows_each_sites_word() -> None:
         ("offered", ""),
     ]
     assert view.enrolment_ends == view.started_at + timedelta(days=14)
+
+
+async def test_after_a_step_each_site_shows_how_it_came_out() -> None:
+    story, _ = in_round_2()
+    story.answer(2, Task.TRAIN, "clinic-1")
+    story.answer(2, Task.TRAIN, "clinic-2", outcome="failed", code="disk_full")
+    others = (
+        NotCounted(site="clinic-2", attempt=1, why="disk_full"),
+        NotCounted(site="clinic-3", attempt=1, why="unanswered"),
+    )
+    story.close(2, members={"clinic-1": 1}, others=others, why="deadline")
+    store = MemoryStore()
+    await story.lay(store)
+    view = (await rebuild(store, story.manifest.id)).view({})
+    assert view is not None
+    assert [(site.state, site.detail) for site in view.sites] == [
+        ("answered", ""),
+        ("failed", "disk_full"),
+        ("late", "unanswered"),
+    ]
+
+
+def test_a_step_for_one_site_does_not_ask_the_others_and_tells_who_left() -> None:
+    story, _ = in_round_2()
+    story.write(facts.SiteWithdrew(site="clinic-2", consent=2, reason="no longer"))
+    story.write(facts.SiteSetAside(site="clinic-3", code="missed_three_steps"))
+    story.open(2, Task.TEST, asked=("clinic-1",), quorum=1)
+    states = [site_of(story.board(), name).state for name in SITES]
+    assert states == ["asked", "withdrawn", "set_aside"]
+    story.write(facts.SiteReadmitted(site="clinic-3"))
+    assert site_of(story.board(), "clinic-3").state == "not_asked"
+
+
+async def test_without_a_metric_in_the_manifest_the_first_that_is_no_loss_is_shown() -> None:
+    plain = manifest(rounds=1).model_copy(update={"model": ModelPlan()})
+    story = Story(plain)
+    story.enrol()
+    story.first_model()
+    story.round(1, dice=0.66)
+    store = MemoryStore()
+    await story.lay(store)
+    view = (await rebuild(store, story.manifest.id)).view({})
+    assert view is not None
+    assert (view.metric, view.best, view.sites[0].curve) == ("dice/mean", None, (0.66,))
 
 
 async def test_experiments_that_ended_are_let_go_one_by_one() -> None:

@@ -185,6 +185,25 @@ def test_enrolment_shows_who_granted_and_until_when() -> None:
     assert "○ a person decides: ethics board" in text
 
 
+def test_a_quorum_that_is_reached_and_a_round_that_closed_say_so() -> None:
+    step = view().step
+    assert step is not None
+    reached = replace(step, answered=2, grace_ends=NOW + timedelta(minutes=3))
+    text = at_width(view(step=reached), 120)
+    assert "Round 7 closes 07:55 at the latest · quorum 2 of 3 reached: 2 answered" in text
+    closed = replace(step, answered=3, closed_at=ago(60), deadline=None)
+    text = at_width(view(step=closed), 120)
+    assert "brain-tumour · glioma · merging" in text
+    assert "Round 7 closed 07:51 · 3 of 3 counted" in text
+
+
+def test_a_model_not_measured_yet_stands_beside_the_best() -> None:
+    model = view().model
+    assert model is not None
+    text = at_width(view(model=replace(model, value=None, measured_by=0)), 120)
+    assert "Model 6 · 9c41f7e2 · best dice/mean 0.730, model 5" in text
+
+
 def test_times_are_shown_in_the_zone_of_now() -> None:
     now = NOW.astimezone(tz=timezone(timedelta(hours=2)))
     assert "closes 10:40" in rendered(picture(view(), now=now, width=120), 120)

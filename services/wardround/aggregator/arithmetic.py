@@ -2,8 +2,8 @@
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from wardround.aggregator.faults import Fault
 from wardround.aggregator.layout import OPTIMIZER
 from wardround.aggregator.numbers import STORED_AS, Doubles, Stored, narrow, widen
 from wardround.aggregator.slices import BLOCK, Part, Slice
-from wardround.aggregator.strategies import Strategy
+from wardround.aggregator.strategies import Strategy, Values
 from wardround.runtime.safetensors_header import FLOATS
 
 # No weight of a network that learns is anywhere near; float32 still squares it.
@@ -41,80 +41,79 @@ def norm(squares: float) -> float:
 
 
 class Workbench:
-    """Buffers that all slices of a pass share: two blocks of float64, 1 MiB."""
+    """Buffers that all slices of a pass share, the larger for as many float64 as a slice has elements."""
 
-    def __init__(self) -> None:
+    def __init__(self, elements: int) -> None:
+        self.totals = np.empty(elements)
         self.values = np.empty(BLOCK)
         self.change = np.empty(BLOCK)
 
 
 class SliceMerge:
-    """One slice of the model to be. `base` is the same slice of the model built on, None where there is none.
-
-    Memory: float64 for each element, once for the sum and once for the base, whatever the number of members.
-    """
+    """One slice of the model to be. `base` is the same slice of the model built on, None where there is none."""
 
     def __init__(self, piece: Slice, strategy: Strategy, bench: Workbench, *, base: bytes | None) -> None:
         self._piece = piece
         self._strategy = strategy
         self._bench = bench
+        self._totals = list(_room_for_totals(piece, bench.totals))
+        self._bases = [None] * len(piece.parts) if base is None else list(_split(piece, base))
         self._started = False
-        self._totals = [np.empty(part.elements, _summed_as(part)) for part in piece.parts]
-        self._bases: list[Stored | None] = [None] * len(piece.parts)
-        if base is not None:
-            self._bases = [_readable(part, stored) for part, stored in _split(piece, base)]
 
     def add(self, data: bytes, share: float, tally: Tally) -> None:
         """Look at a member's slice, as many bytes as the slice has, and bring it into the sum."""
         combine = self._strategy.add if self._started else self._strategy.start
         self._started = True
         with np.errstate(all="ignore"):
-            for (part, stored), total, base in zip(_split(self._piece, data), self._totals, self._bases, strict=True):
-                for begin in range(0, part.elements, BLOCK):
-                    block = slice(begin, begin + BLOCK)
-                    base_block = None if base is None else base[block]
+            for part, stored, base, total in self._parts(data):
+                for block in _blocks(part):
+                    values, base_block = stored[block], None if base is None else base[block]
                     if part.tensor.dtype in FLOATS:
-                        values: Stored = self._floats(part, stored[block], base_block, tally)
+                        values = self._look_at_floats(part, values, base_block, tally)
                     else:
-                        values = stored[block]
                         _look_at_integers(part, values, base_block, tally)
                     combine(total[block], values, share)
 
     def finish(self, out: bytearray, merged: Tally) -> None:
         """Write the merged slice into `out`, of its length, and bring its change into the tally."""
         with np.errstate(all="ignore"):
-            for (part, stored), total, base in zip(_split(self._piece, out), self._totals, self._bases, strict=True):
+            for part, stored, base, total in self._parts(out):
                 if part.tensor.dtype not in FLOATS:
                     np.copyto(stored, total)
                     continue
-                for begin in range(0, part.elements, BLOCK):
-                    block = slice(begin, begin + BLOCK)
+                for block in _blocks(part):
                     if base is not None and _counts(part):
-                        merged.squares += _sum_of_squares(total[block], base[block], self._bench.change)
+                        merged.squares += self._squares(part, total[block], base[block])
                     narrow(total[block], part.tensor.dtype, stored[block])
 
-    def _floats(self, part: Part, stored: Stored, base: Stored | None, tally: Tally) -> Doubles:
+    def _parts(self, data: bytes | bytearray) -> Iterator[tuple[Part, Stored, Stored | None, Values]]:
+        return zip(self._piece.parts, _split(self._piece, data), self._bases, self._totals, strict=True)
+
+    def _look_at_floats(self, part: Part, stored: Stored, base: Stored | None, tally: Tally) -> Doubles:
+        """The values as float64."""
         values = self._bench.values[: len(stored)]
         widen(stored, part.tensor.dtype, values)
-        squares = _sum_of_squares(values, base, self._bench.change)
+        squares = self._squares(part, values, base)
         if not squares < _SUM_WITHOUT_HUGE:
             _look_closely(part, values, tally)
         if _counts(part):
-            tally.squares += squares if base is not None else 0
+            tally.squares += squares
             tally.changed = tally.changed or squares != 0
             tally.nonzero = tally.nonzero or bool(values.any())
         return values
 
-
-def _sum_of_squares(values: Doubles, base: Stored | None, change: Doubles) -> float:
-    """The sum of (values - base)^2. Not by BLAS, whose order of summing differs from machine to machine."""
-    difference = change[: len(values)]
-    if base is None:
-        np.multiply(values, values, out=difference)
-    else:
-        np.subtract(values, base, out=difference)
-        np.multiply(difference, difference, out=difference)
-    return float(np.add.reduce(difference))
+    def _squares(self, part: Part, values: Doubles, base: Stored | None) -> float:
+        """The sum of (values - base)^2. Not by BLAS, whose order of summing differs from machine to machine."""
+        change = self._bench.change[: len(values)]
+        if base is None:
+            np.copyto(change, values)
+        elif part.tensor.dtype == "BF16":
+            widen(base, "BF16", change)
+            np.subtract(values, change, out=change)
+        else:
+            np.subtract(values, base, out=change)
+        np.multiply(change, change, out=change)
+        return float(np.add.reduce(change))
 
 
 def _look_closely(part: Part, values: Doubles, tally: Tally) -> None:
@@ -136,24 +135,25 @@ def _counts(part: Part) -> bool:
     return not part.tensor.name.startswith(OPTIMIZER)
 
 
-def _summed_as(part: Part) -> np.dtype[Any]:
-    return np.dtype(np.float64) if part.tensor.dtype in FLOATS else STORED_AS[part.tensor.dtype]
+def _blocks(part: Part) -> Iterator[slice]:
+    return (slice(begin, begin + BLOCK) for begin in range(0, part.elements, BLOCK))
 
 
-def _readable(part: Part, stored: Stored) -> Stored:
-    """Floating values as float64: widened once, compared with those of every member."""
-    if part.tensor.dtype not in FLOATS:
-        return stored
-    doubles = np.empty(part.elements)
-    widen(stored, part.tensor.dtype, doubles)
-    return doubles
-
-
-def _split(piece: Slice, data: bytes | bytearray) -> list[tuple[Part, Stored]]:
-    """The parts of a slice, each with its elements in `data`, not copied."""
-    found, at = [], 0
+def _split(piece: Slice, data: bytes | bytearray) -> Iterator[Stored]:
+    """The elements of each part where they lie in `data`, not copied."""
+    at = 0
     for part in piece.parts:
         dtype = STORED_AS[part.tensor.dtype]
-        found.append((part, np.frombuffer(data, dtype, part.elements, at)))
+        yield np.frombuffer(data, dtype, part.elements, at)
         at += part.elements * dtype.itemsize
-    return found
+
+
+def _room_for_totals(piece: Slice, doubles: Doubles) -> Iterator[Values]:
+    """An array for each part: float64 out of `doubles`; for what is no float, one of its own kind."""
+    at = 0
+    for part in piece.parts:
+        if part.tensor.dtype in FLOATS:
+            yield doubles[at : at + part.elements]
+            at += part.elements
+        else:
+            yield np.empty(part.elements, STORED_AS[part.tensor.dtype])

@@ -1,20 +1,20 @@
 """One pass over the members of a step: every byte read once, checked, and merged into a file."""
 
-import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from wardround.aggregator.arithmetic import SliceMerge, Tally, Workbench
 from wardround.aggregator.faults import Fault, FaultyModelError
+from wardround.aggregator.hashing import Hashing
 from wardround.aggregator.layout import Layout
 from wardround.aggregator.read_ahead import ReadAhead
 from wardround.aggregator.slices import slices
 from wardround.aggregator.sources import Source
 from wardround.aggregator.strategies import Strategy
-from wardround.runtime.store.blocking import SMALL
+from wardround.runtime.store.blocking import SMALL, run
 from wardround_messages.parts import ObjectRef
 
 
@@ -25,20 +25,16 @@ class Reading:
         self.source = source
         self.tally = Tally()
         self._sha256 = ref.sha256
-        self._hasher = source.hasher()
-
-    def hash(self, data: bytes) -> None:
-        if self._hasher is not None:
-            self._hasher.update(data)
+        self.hasher = source.hasher()
 
     def lost(self, fault: Fault) -> None:
         """Its bytes ended too soon: nothing read of it counts, and there is no digest to compare."""
         self.tally.fault = fault
-        self._hasher = None
+        self.hasher = None
 
     def check_digest(self) -> None:
         """To be called after the last slice. Other bytes than were announced explain every other fault."""
-        if self._hasher is not None and self._hasher.hexdigest() != self._sha256:
+        if self.hasher is not None and self.hasher.hexdigest() != self._sha256:
             self.tally.fault = Fault("digest", "the bytes are not those that were announced")
 
 
@@ -71,39 +67,34 @@ async def merge(
     """
     pieces = tuple(slices(layout.tensors, slice_size))
     read = [reading for reading in (base, *members) if reading is not None]
-    bench, merged, digest = Workbench(), Tally(), hashlib.sha256(layout.header)
-    with to.open("wb") as file:
+    bench = Workbench(max((piece.elements for piece in pieces), default=0))
+    merged, digest = Tally(), hashlib.sha256(layout.header)
+    with to.open("wb") as file, Hashing() as hashing:
         file.write(layout.header)
         async with ReadAhead(partial(reading.source.read, piece) for piece in pieces for reading in read) as ahead:
             for piece in pieces:
-                heavy = piece.end - piece.begin > SMALL
+                in_place = piece.end - piece.begin <= SMALL
                 base_data = None
                 if base is not None:
                     base_data = await ahead.next()
-                    await _at_once(heavy, partial(base.hash, base_data))
+                    await hashing.feed(base.hasher, base_data)
                 work = SliceMerge(piece, strategy, bench, base=base_data)
                 for member, share in zip(members, shares, strict=True):
                     try:
                         data = await ahead.next()
                     except FaultyModelError as error:
                         member.lost(error.fault)
-                    else:
-                        await _at_once(heavy, partial(work.add, data, share, member.tally), partial(member.hash, data))
+                        continue
+                    await hashing.feed(member.hasher, data)
+                    await run(in_place, work.add, data, share, member.tally)
                 out = bytearray(piece.end - piece.begin)
-                await _at_once(heavy, partial(work.finish, out, merged))
-                await _at_once(heavy, partial(digest.update, out), partial(file.write, out))
+                await run(in_place, work.finish, out, merged)
+                await hashing.feed(digest, out)
+                await run(in_place, file.write, out)
+        await hashing.done()
         size = file.tell()
     for reading in read:
         reading.check_digest()
     if base is not None and base.tally.fault is not None:
         raise FaultyModelError(base.tally.fault.code, base.tally.fault.detail)
     return Merged(size, digest.hexdigest(), merged.squares)
-
-
-async def _at_once(heavy: bool, *calls: Callable[[], object]) -> None:
-    """The calls side by side in threads, for NumPy, hashlib and files let go of the lock; light ones in place."""
-    if heavy:
-        await asyncio.gather(*(asyncio.to_thread(call) for call in calls))
-    else:
-        for call in calls:
-            call()

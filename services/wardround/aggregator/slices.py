@@ -27,6 +27,10 @@ class Slice:
     end: int
     parts: tuple[Part, ...]
 
+    @property
+    def elements(self) -> int:
+        return sum(part.elements for part in self.parts)
+
 
 def slices(tensors: tuple[Tensor, ...], slice_size: int) -> Iterator[Slice]:
     """All bytes of the tensors, in order; a slice has at most `slice_size` bytes, or a single block."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from wardround.aggregator.faults import FaultyModelError
+from wardround.aggregator.hashing import Hash
 from wardround.aggregator.layout import Layout, relative
 from wardround.aggregator.patience import patiently
 from wardround.aggregator.slices import Part, Slice
@@ -19,16 +20,6 @@ from wardround_messages.parts import ObjectRef
 
 # Most headers are smaller, so one read does.
 FIRST_READ = 16 * 1024
-
-
-class Hash(Protocol):
-    """What of `hashlib`'s objects is used."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
-
-    def copy(self) -> "Hash": ...
 
 
 @dataclass(frozen=True, slots=True)

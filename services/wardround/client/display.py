@@ -87,7 +87,7 @@ def _rounds(view: ExperimentView, now: datetime, width: int) -> Text:
     gone = duration_text((until - view.started_at).total_seconds())
     segments = [f"{view.rounds_done} of {view.rounds_planned}", f"{gone} {'in all' if view.ended else 'gone'}"]
     left = _seconds_left(view, now)
-    if left is not None:
+    if left is not None and left >= 1:
         segments.append(f"about {duration_text(left if left < 120 else round(left / 60) * 60)} left")
     after = "   ".join(segments)
     room = min(max(width - len(after) - 13, 8), 40)

@@ -60,7 +60,7 @@ def _state(site: SiteView, view: ExperimentView, now: datetime, *, wide: bool) -
         case "answered" if site.seconds is not None:
             text.append(f" in {duration_text(site.seconds)}")
         case "done":
-            text.append(f", {site.rounds} rounds")
+            text.append(f", {site.rounds} round{'' if site.rounds == 1 else 's'}")
         case _ if site.detail:
             text.append(f": {site.detail.replace('_', ' ')}")
     if site.attempt > 1:

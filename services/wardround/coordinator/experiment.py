@@ -49,6 +49,7 @@ class Experiment:
         self._woken = asyncio.Event()
         self._everywhere = True
         self._rubbish = False
+        self._deleted_to: int | None = None
 
     # --- waking up ---------------------------------------------------------------------------------------------------
 
@@ -167,8 +168,8 @@ class Experiment:
         assert self.state is not None  # noqa: S101 - it was looked at
         await self._outbox.speak(self.state, due(self.state, observed.answers), self._clock())
         if self._rubbish:
-            await delete_pruned(self._store, self.state)
-            self._rubbish = False
+            await delete_pruned(self._store, self.state, since=self._deleted_to)
+            self._deleted_to, self._rubbish = self.state.updates_pruned_to, False
 
     # --- commands ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """What happened, in figures: per experiment, round and site.
 
-`history.py` folds the journal into rounds and steps, `figures.py` makes a round's figures of it and of the answers,
-`live.py` follows what sites say they are doing, `board.py` holds the three together and `view.py` is the picture of an
-experiment that a display shows. These are pure. `reading.py` reads the store, `service.py` listens to the stream.
+`evolve.py` folds the journal into the rounds and steps of `history.py`, `figures.py` makes a round's figures of these
+and of the answers, `live.py` follows what sites say they are doing, `lines.py` words the log, `board.py` holds it all,
+and `viewing.py` makes of it the `view.py` that a display shows. These are pure. `reading.py` and `rebuild.py` read the
+store, `service.py` listens to the stream.
 """

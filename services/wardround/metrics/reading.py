@@ -1,12 +1,9 @@
-"""What the store holds of an experiment: all that its figures are made of."""
+"""What the store holds of a round: all that its figures are made of."""
 
 import structlog
 
-from wardround.metrics.board import ExperimentBoard
 from wardround.metrics.figures import Objects, answers_named, figures_of, result_named
-from wardround.metrics.history import Entry, History
-from wardround.runtime.clock import wall_clock
-from wardround.runtime.journal import Journal, Stored
+from wardround.metrics.history import History
 from wardround.runtime.store.port import NotFoundError, ObjectStore
 from wardround_messages.base import digest
 from wardround_messages.codec import MalformedError, parse
@@ -15,20 +12,6 @@ from wardround_messages.names import AnswerKey, ResultKey, bucket_of
 from wardround_messages.objects import ANSWER_AT_MOST, RESULT_AT_MOST, Answer, Result
 
 log = structlog.get_logger()
-
-
-async def rebuild(store: ObjectStore, experiment: str) -> ExperimentBoard:
-    """The board of an experiment out of the store alone, with the figures of every round.
-
-    Raises:
-        JournalBrokenError, IllegalEntryError: the journal cannot be believed.
-        StoreUnavailableError: from the store.
-    """
-    journal = Journal(store, experiment, writer="metrics", clock=wall_clock)
-    board = ExperimentBoard(experiment).recorded(entry_of(stored) for stored in await journal.read_on())
-    for number in sorted(board.unwritten):
-        board = board.kept(await read_figures(store, board.history, number))
-    return board
 
 
 async def read_figures(store: ObjectStore, history: History | None, number: int) -> Figures:
@@ -77,7 +60,3 @@ async def _read(store: ObjectStore, bucket: str, key: str, at_most: int) -> byte
         return await store.read(bucket, key, length=at_most + 1)
     except NotFoundError:
         return None
-
-
-def entry_of(stored: Stored) -> Entry:
-    return Entry(stored.entry.number, stored.entry.at, stored.entry.body)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import TypeVar
 
 import structlog
@@ -12,7 +13,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_never, wait_ra
 from wardround.metrics.board import Board
 from wardround.metrics.evolve import IllegalEntryError
 from wardround.metrics.history import History
-from wardround.metrics.reading import entry_of, read_answer, read_figures
+from wardround.metrics.reading import read_answer, read_figures
+from wardround.metrics.rebuild import entry_of
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.bus.messaging import Messenger, Received
 from wardround.runtime.bus.port import Bus, BusUnavailableError, Offset, Subscription
@@ -57,7 +59,7 @@ class MetricsService:
         self._offset = offset
         self._look_every = look_every
         self._journals: dict[str, Journal] = {}
-        self._following = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._look_now = asyncio.Event()
 
     async def run(self) -> None:
@@ -70,16 +72,18 @@ class MetricsService:
             while True:
                 await self._wait_for_a_look()
                 for experiment in self.board.running:
-                    await self._follow(experiment)
+                    async with self._turn:
+                        await self._follow(experiment)
         finally:
             self.ready.clear()
             await subscription.close()
 
     async def experiment(self, name: str) -> ExperimentView | None:
         """A snapshot, read from the journal where the experiment is no longer at hand; None if there is no such."""
-        if name not in self.board:
-            await self._follow(name)
-        return self.board.experiment(name)
+        async with self._turn:
+            if name not in self.board:
+                await self._follow(name)
+            return self.board.experiment(name)
 
     async def _subscribe(self) -> Subscription:
         return await self._messenger.listen(METRICS_STREAM, self._hear, offset=self._offset)
@@ -97,19 +101,23 @@ class MetricsService:
     async def _hear(self, received: Received) -> None:
         # A site's clock may be ahead; nothing is shown as seen in the future.
         at = min(received.envelope.time, self._clock())
-        match received.message:
-            case EntryRecorded() as event:
-                await self._recorded(event)
-            case SiteSeen() as seen:
-                self.board.seen(seen, at)
-            case Refused() as refused if refused.experiment in self.board:
-                self.board[refused.experiment] = self.board[refused.experiment].refused(refused, at)
-            case OfTask() as said:
-                if said.experiment not in self.board:
-                    await self._follow(said.experiment)
-                answer = await self._answer_to(said)
-                if said.experiment in self.board:
-                    self.board[said.experiment] = self.board[said.experiment].said(said, at, answer)
+        async with self._turn:  # first come, first served: deliveries are handled in their order
+            match received.message:
+                case EntryRecorded() as event:
+                    await self._recorded(event)
+                case SiteSeen() as seen:
+                    self.board.seen(seen, at)
+                case Refused() as refused if refused.experiment in self.board:
+                    self.board[refused.experiment] = self.board[refused.experiment].refused(refused, at)
+                case OfTask() as said:
+                    await self._said(said, at)
+
+    async def _said(self, said: OfTask, at: datetime) -> None:
+        if said.experiment not in self.board:
+            await self._follow(said.experiment)
+        answer = await self._answer_to(said)
+        if said.experiment in self.board:
+            self.board[said.experiment] = self.board[said.experiment].said(said, at, answer)
 
     async def _recorded(self, event: EntryRecorded) -> None:
         if event.experiment not in self.board:
@@ -143,10 +151,9 @@ class MetricsService:
 
         `number` and `claim` are those of the event that led here.
         """
-        async with self._following:
-            if read:
-                await _patiently(lambda: self._read_on(experiment, number, claim))
-            await _patiently(lambda: self._write_figures(experiment))
+        if read:
+            await _patiently(lambda: self._read_on(experiment, number, claim))
+        await _patiently(lambda: self._write_figures(experiment))
 
     async def _read_on(self, experiment: str, number: int, claim: ClaimCheck | None) -> None:
         if self.board[experiment].broken is not None:

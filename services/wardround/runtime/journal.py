@@ -55,7 +55,7 @@ class Journal:
         """
         if self._next == 0:
             await self._check_dense()
-        found = []
+        found: list[Stored] = []
         while True:
             try:
                 data = await self._read(self._next)

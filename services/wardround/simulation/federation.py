@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from wardround.aggregator.app import Aggregator
 from wardround.coordinator.app import RECONCILE_INTERVAL, Coordinator
+from wardround.metrics.board import Board
 from wardround.metrics.service import MetricsService
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.memory_broker import MemoryBroker
@@ -63,6 +64,7 @@ class Federation:
         self.broker = MemoryBroker(topology(sites, (RESEARCHER,)))
         self.clock = clock
         self.services: dict[str, Service] = {}
+        self.board = Board()
         announcer = BusAnnouncer(MemoryBus(self.broker, "store"))
         self.store: ObjectStore = (
             MemoryStore(announcer)
@@ -96,7 +98,9 @@ class Federation:
         return Aggregator(bus, self.store, clock=self.clock, workdir=self._folder / "work" / name)
 
     def _metrics(self, bus: MemoryBus) -> Service:
-        return MetricsService(bus, self.store, clock=self.clock)
+        service = MetricsService(bus, self.store, clock=self.clock)
+        self.board = service.board
+        return service
 
     def _agent(self, clinic: Clinic, bus: MemoryBus) -> Service:
         return SiteAgent(
@@ -148,12 +152,13 @@ class Federation:
 
     async def until(self, awaitable: Awaitable[T]) -> T:
         """Await something; a service that fails meanwhile ends the wait with its error."""
-        waiting: asyncio.Future[T] = asyncio.ensure_future(awaitable)
+        waiting: asyncio.Future[Any] = asyncio.ensure_future(awaitable)
         try:
-            await asyncio.wait({waiting, self._faulted}, return_when=asyncio.FIRST_COMPLETED)
+            faulted: asyncio.Future[Any] = self._faulted
+            await asyncio.wait({waiting, faulted}, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 self._faulted.result()
-            return await waiting
+            return cast("T", await waiting)
         finally:
             waiting.cancel()
 

@@ -1,19 +1,15 @@
 """What a researcher does: publish StartExperiment, follow the stream, and see how it ended."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wardround.coordinator.evolve import evolve
-from wardround.coordinator.state import State
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.messaging import Messenger, Received
-from wardround.runtime.journal import Journal
 from wardround.simulation.federation import Federation
 from wardround.simulation.sites import RESEARCHER
 from wardround_messages import journal as facts
-from wardround_messages.base import MetricValues
 from wardround_messages.commands import ResumeExperiment, StartExperiment
 from wardround_messages.events import EntryRecorded, ExperimentRefused
 from wardround_messages.manifest import Brought, Manifest
@@ -21,11 +17,9 @@ from wardround_messages.names import (
     HUB,
     METRICS_STREAM,
     MODELS_BUCKET,
-    Task,
     brought_model_key,
     bucket_of,
 )
-from wardround_messages.parts import ObjectRef
 
 Ended = Literal["finished", "failed", "aborted", "paused", "enrolling", "refused"]
 
@@ -37,24 +31,6 @@ class Ending:
     state: Ended
     code: str = ""
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What the journal tells of an experiment: its state, and what the last evaluation and test measured."""
-
-    state: State
-    evaluated: MetricValues = field(default_factory=dict)
-    tested: MetricValues = field(default_factory=dict)
-
-    @property
-    def model(self) -> ObjectRef | None:
-        return self.state.models[-1] if self.state.models else None
-
-    @property
-    def metrics(self) -> MetricValues:
-        """On the common test cases, where there are some; else on the sites' own validation cases."""
-        return self.tested or self.evaluated
 
 
 async def carry_through(federation: Federation, manifest: Manifest, *, brought: Path | None = None) -> Ending:
@@ -124,22 +100,3 @@ class _Watch:
         if not pending or len(self._answered) < len(self._manifest.cohort.sites):
             return None
         return Ending("enrolling", "pending", f"a person must decide at {', '.join(pending)}")
-
-
-async def read_history(federation: Federation, experiment: str) -> History | None:
-    """What the journal holds; None where the experiment was never accepted.
-
-    Raises:
-        JournalBrokenError, IllegalTransitionError: the journal cannot be believed.
-    """
-    state: State | None = None
-    measured: dict[Task, MetricValues] = {}
-    journal = Journal(federation.store, experiment, writer="reader", clock=federation.clock)
-    for stored in await journal.read_on():
-        state = evolve(state, stored.entry)
-        body = stored.entry.body
-        if isinstance(body, facts.StepClosed) and body.task in (Task.EVALUATE, Task.TEST):
-            measured[body.task] = body.received
-    if state is None:
-        return None
-    return History(state, measured.get(Task.EVALUATE, {}), measured.get(Task.TEST, {}))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.runtime.toml_file import SettingsError
-from wardround.site_agent.settings import Dataset, SiteSettings, load_site
+from wardround.site_agent.settings import Dataset, Paths, SiteSettings, load_site
 from wardround.training.registry import dataset_writer
 from wardround_messages.manifest import Manifest
 
@@ -126,19 +126,25 @@ approval     = "automatic"
 """
 
 
-def pooled_clinic(folder: Path, clinics: list[Clinic], manifest: Manifest) -> Clinic:
-    """One site that holds the data of all: what a federation is compared with."""
-    names = {manifest.training.dataset} | ({manifest.evaluation.test.dataset} if manifest.evaluation.test else set())
-    cohort = [clinic for clinic in clinics if clinic.name in manifest.cohort.sites]
-    datasets = {name: held for name in sorted(names) if (held := _together(name, cohort)) is not None}
+def beside(clinic: Clinic, folder: Path) -> Clinic:
+    """The clinic with an inbox, a spool and a log of its own in `folder`: a person's site folder is only read."""
+    paths = Paths.model_construct(inbox=folder / "inbox.sqlite", log=folder / "audit.jsonl", spool=folder / "spool")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / POLICY_FILE).write_text(_policy(manifest, sorted(names)))
-    paths = cohort[0].settings.paths.model_copy(
-        update={"inbox": folder / "inbox.sqlite", "log": folder / "audit.jsonl", "spool": folder / "spool"}
-    )
-    scheduler = cohort[0].settings.scheduler
-    settings = SiteSettings(site=manifest.cohort.sites[0], paths=paths, scheduler=scheduler, datasets=datasets)
-    return Clinic(settings, folder / POLICY_FILE)
+    return Clinic(clinic.settings.model_copy(update={"paths": paths}), clinic.policy)
+
+
+def pooled_clinic(folder: Path, clinics: list[Clinic], alone: Manifest, manifest: Manifest) -> Clinic:
+    """The one site of the experiment `alone`: it holds the data of all sites of `manifest`."""
+    test = manifest.evaluation.test
+    cohort = [clinic for clinic in clinics if clinic.name in manifest.cohort.sites]
+    holders = {manifest.training.dataset: cohort}
+    if test is not None:
+        holders[test.dataset] = [clinic for clinic in cohort if clinic.name == test.site]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / POLICY_FILE).write_text(_policy(alone, sorted(holders)))
+    datasets = {name: held for name, sites in holders.items() if (held := _together(name, sites)) is not None}
+    settings = cohort[0].settings.model_copy(update={"site": alone.cohort.sites[0], "datasets": datasets})
+    return beside(Clinic(settings, folder / POLICY_FILE), folder)
 
 
 def _together(name: str, clinics: list[Clinic]) -> Dataset | None:

@@ -45,10 +45,17 @@ class Duty:
         self._work = Work(site, self.enrolment)
         self._hands: dict[TaskId, Hand] = {}
         self._reconnected = asyncio.Event()
+        self._over = False
 
     async def run(self) -> None:
         """Take up what was left, then hear commands until cancelled."""
-        self._resume()
+        try:
+            self._resume()
+            await self._hear()
+        finally:
+            self._over = True
+
+    async def _hear(self) -> None:
         self._messenger.bus.on_connect(self._reconnected.set)
         subscription = await self._site.patience(
             lambda: self._messenger.listen(site_queue(self._site.name), self._on_message)
@@ -69,6 +76,10 @@ class Duty:
     # --- commands ------------------------------------------------------------------------------------------------
 
     async def _on_message(self, received: Received) -> None:
+        if self._over:
+            # Subscribed just as the agent was stopped: the message is held until the connection closes and gives it
+            # back; given back at once it would come again and again until its delivery limit is spent.
+            await asyncio.Event().wait()
         command = received.message
         if not isinstance(command, OfferExperiment | StartTask | CancelTask):
             raise DeadLetterError("unexpected_type", f"a site has no use for {command.type}")

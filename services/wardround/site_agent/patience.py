@@ -71,12 +71,15 @@ class Patience:
             self._waiting[this] = (error and outage(error)) or "something is away"
             log.warning("waiting", reason=self._waiting[this], tries=state.attempt_number, error=repr(error))
 
+        async def once_more() -> T:  # tenacity awaits what it sees to be a coroutine function
+            return await call()
+
         try:
             return await AsyncRetrying(
                 retry=retry_if_exception(lambda error: outage(error) is not None),
                 wait=wait_random_exponential(multiplier=0.1, max=self._longest),
                 before_sleep=note,
                 reraise=True,
-            )(call)
+            )(once_more)
         finally:
             self._waiting.pop(this, None)

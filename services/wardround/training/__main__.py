@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ CANCELLED = 128 + signal.SIGTERM
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 when `result.json` is there, whatever it says; 1 when it could not be written; 143 cancelled."""
     asked = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, _cancel)
     try:
         if asked.command == "describe":

@@ -33,7 +33,7 @@ class CaseFolders:
             TaskError: `data_missing`, `link_out_of_folder`.
         """
         if ".." in Path(pattern).parts or Path(pattern).is_absolute():
-            raise ValueError(f"the pattern '{pattern}' leads out of the data folders")
+            raise TaskError("link_out_of_folder", f"the trainer's pattern '{pattern}' leads out of the data folder")
         found = [path for folder in self.folders for path in _inside(folder, pattern)]
         return sorted(found, key=lambda path: (self.name(path), str(path)))
 

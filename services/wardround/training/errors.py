@@ -4,7 +4,9 @@ import re
 
 from wardround_messages.parts import Failure
 
-_UNSAFE = re.compile("[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]")
+_CODE = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_UNSAFE = re.compile("[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+CODE_AT_MOST = 40
 HINT_AT_MOST = 400
 
 
@@ -15,6 +17,8 @@ class TaskError(Exception):
     """
 
     def __init__(self, code: str, hint: str = "") -> None:
+        if len(code) > CODE_AT_MOST or not _CODE.fullmatch(code):
+            raise ValueError(f"'{code}' is no code: lower-case words joined by underscores, at most {CODE_AT_MOST}")
         super().__init__(f"{code}: {hint}" if hint else code)
         self.code = code
         self.hint = hint

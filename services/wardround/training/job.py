@@ -67,7 +67,7 @@ class TrainingJob(Generic[P]):
         self._epochs = 1 if job.task is Task.CHECK else job.epochs
         self._epoch = 0
         self._metrics = metrics
-        self._optimizer_state = optimizer_state or {}
+        self._optimizer_state = {} if optimizer_state is None else optimizer_state
         self._cancelled = cancelled
 
     def split(self, cases: Sequence[Case], validation: float = VALIDATION) -> tuple[list[Case], list[Case]]:
@@ -129,6 +129,8 @@ class TrainingJob(Generic[P]):
 
     def log(self, **metrics: Any) -> None:
         """Say how the training goes: values that `float` takes. A name with a slash goes in as `**{"dice/mean": x}`."""
+        if self._task is Task.CHECK:  # which says nothing but codes
+            return
         for name, value in metrics.items():
             self._metrics.metric(name, value, step=self.steps_done, epoch=self._epoch)
 
@@ -143,6 +145,10 @@ class TrainingJob(Generic[P]):
         What stands in it when `train` returns is kept or averaged; with `reset` it is dropped.
         """
         self.keeps_optimizer_state = True
+        return self._optimizer_state
+
+    def state_to_keep(self) -> Weights:
+        """The optimizer's arrays after training."""
         return self._optimizer_state
 
     def stop_if_cancelled(self) -> None:

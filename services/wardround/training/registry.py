@@ -36,12 +36,17 @@ class InstalledTrainer:
 def describe() -> tuple[parts.TrainerDescription, ...]:
     """Every trainer installed here, sorted by name. One that cannot be loaded is logged and left out."""
     found = []
-    for name in sorted(entry_points(group=TRAINERS).names):
+    for name in trainer_names():
         try:
             found.append(installed_trainer(name).description)
         except TaskError as error:
             logger.warning("%s", error, exc_info=error.__cause__)
     return tuple(found)
+
+
+def trainer_names() -> list[str]:
+    """Every trainer installed here, also one that cannot be loaded."""
+    return sorted(entry_points(group=TRAINERS).names)
 
 
 @cache

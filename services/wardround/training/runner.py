@@ -1,10 +1,9 @@
 """One task, from `job.json` to `result.json`."""
 
 import errno
+import logging
 import math
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,18 +12,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wardround.training import carry
 from wardround.training.errors import CaseUnreadableError, TaskError
 from wardround.training.job import Parameters, TrainingJob
 from wardround.training.metrics_file import MetricsFile
+from wardround.training.optimizer_state import split_optimizer, state_after, state_before
 from wardround.training.registry import installed_trainer
 from wardround.training.tensors import (
     Weights,
+    check_finite,
     check_layout,
-    nonfinite,
+    check_names,
+    layout_of,
     read_model,
-    split_optimizer,
-    with_optimizer,
     write_tensors,
     write_whole,
 )
@@ -45,6 +44,8 @@ from wardround_messages.task_folder import (
     Job,
     TaskResult,
 )
+
+logger = logging.getLogger(__name__)
 
 TEXT_AT_MOST = 4000
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -88,16 +89,17 @@ class _Run:
         except OSError as error:
             full = error.errno in DISK_FULL
             return self._failed(TaskError("disk_full", "free some space") if full else _TRAINER_ERROR, error)
-        except Exception as error:  # somebody else's code: whatever it raises ends this task only
+        except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises ends this task only
             return self._failed(_TRAINER_ERROR, error)
 
     def _failed(self, error: TaskError, cause: BaseException) -> TaskResult:
-        traceback.print_exception(cause, file=sys.stderr)
+        logger.error("%s: %s", self.phase, error, exc_info=cause)
+        text = f"{type(cause).__name__}: {cause}"[:TEXT_AT_MOST]
         return TaskResult(
             trainer=self.trainer,
             seconds=self.seconds,
             failure=error.failure(self.phase),
-            text="" if self.check else f"{type(cause).__name__}: {cause}"[:TEXT_AT_MOST],
+            text="" if self.check else text.encode(errors="replace").decode(),
         )
 
     def _perform(self) -> TaskResult:
@@ -109,7 +111,7 @@ class _Run:
             parameters = _parameters(installed.type.parameters_type(), job)
         with self._timed("model"):
             base, optimizer = split_optimizer(self._received(job))
-            state = _state_before(job, optimizer)
+            state = state_before(job, optimizer)
         with MetricsFile(self.folder / METRICS) as metrics:
             given = trainer.job_type(job, parameters, metrics, optimizer_state=state, cancelled=self.cancelled)
             with trainer.session(given):
@@ -143,9 +145,12 @@ class _Run:
     ) -> TaskResult:
         with self._timed("load"):
             model = trainer.load(base or None, given)
-            base = base or {name: value.copy() for name, value in trainer.save(model).items()}
+            layout = layout_of(base or trainer.save(model))
         if job.task is Task.INITIALISE:
-            self._leave(base)
+            first = trainer.save(model)
+            check_names(first)
+            check_finite(first)
+            write_tensors(self.folder / UPDATE, first)
             return TaskResult(trainer=self.trainer, seconds=self.seconds)
 
         with self._timed("data"):
@@ -153,7 +158,7 @@ class _Run:
             write_whole(self.folder / CASES, "".join(f"{name}\n" for name in given.cases_used).encode(*_FILE_NAMES))
         received = trained = None
         if job.task is not Task.TRAIN or job.evaluate_received:
-            with self._timed("received"):
+            with self._timed("received"), trainer.measuring(model):
                 given.phase = "received"
                 received = _counted(trainer.evaluate(model, validation, given))
                 _check_declared(received, trainer)
@@ -163,8 +168,10 @@ class _Run:
                 trained = _counted(trainer.train(model, training, given))
             with self._timed("save"):
                 update = trainer.save(model)
-                check_layout(update, base)
-                self._leave(update if self.check else with_optimizer(update, _state_after(job, given, optimizer)))
+                check_layout(update, layout)
+                check_finite(update)
+                if not self.check:
+                    write_tensors(self.folder / UPDATE, {**update, **state_after(job, given, optimizer)})
         if self.check:
             return TaskResult(trainer=self.trainer, seconds=self.seconds)
         return TaskResult(
@@ -175,12 +182,6 @@ class _Run:
             steps=given.steps_done,
             seconds=self.seconds,
         )
-
-    def _leave(self, update: Weights) -> None:
-        if (name := nonfinite(update)) is not None:
-            raise TaskError("nonfinite_update", f"the training diverged: tensor '{name}' holds NaN or infinity")
-        if not self.check:
-            write_tensors(self.folder / UPDATE, update)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -205,10 +206,12 @@ def _parameters(model: type[Parameters], job: Job) -> Parameters:
 
 def _cases(trainer: Trainer[Any, Any], given: TrainingJob[Any]) -> tuple[Any, Any]:
     try:
-        training, validation = trainer.data(given)
+        sides = tuple(trainer.data(given))
     except (OSError, ValueError, EOFError) as error:  # what readers of files raise
         raise CaseUnreadableError from error
-    return training, validation
+    if len(sides) != 2:
+        raise TypeError(f"`data` gives training cases and validation cases, not {len(sides)} things")
+    return sides
 
 
 def _counted(outcome: Outcome) -> Outcome:
@@ -225,32 +228,3 @@ def _check_declared(received: Outcome, trainer: Trainer[Any, Any]) -> None:
 
 def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
-def _state_before(job: Job, received: Weights) -> Weights:
-    match job.optimizer_state:
-        case "average":
-            return received
-        case "keep" if job.task is Task.TRAIN:
-            return carry.load_state(_carry(job), job.round)
-        case _:
-            return {}
-
-
-def _state_after(job: Job, given: TrainingJob[Any], received: Weights) -> Weights:
-    """The optimizer's tensors that go with the update; what was received stays in it, as the layout must not change."""
-    if job.optimizer_state == "reset":
-        return received
-    if not given.keeps_optimizer_state:
-        hint = f"this trainer cannot {job.optimizer_state} its optimizer's state; use reset"
-        raise TaskError("optimizer_state_unsupported", hint)
-    if job.optimizer_state == "average":
-        return given.optimizer_state
-    carry.save_state(_carry(job), job.round, given.optimizer_state)
-    return received
-
-
-def _carry(job: Job) -> Path:
-    if job.carry is None:
-        raise TaskError("carry_missing", "the job names no folder to keep the optimizer's state in")
-    return Path(job.carry)

@@ -23,7 +23,7 @@ from typing import NoReturn
 from wardround.training import __main__ as command
 from wardround.training.registry import code_digest, describe, installed_trainer
 from wardround_messages.names import parse_task_id
-from wardround_messages.task_folder import OUTPUT
+from wardround_messages.task_folder import OUTPUT, RESULT
 
 GRACE = 1.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -144,9 +144,7 @@ def _be_the_child(folder: Path, server: int, pipes: tuple[int, ...]) -> NoReturn
             os.close(pipe)
         _redirect_output(folder / OUTPUT)
         _one_at_a_time(folder)
-        if _code_changed():
-            os.execv(sys.executable, [sys.executable, "-P", "-m", "wardround.training", "run", str(folder)])  # noqa: S606
-        status = command.main(["run", str(folder)])
+        status = 0 if (folder / RESULT).exists() else _train(folder)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -154,6 +152,13 @@ def _be_the_child(folder: Path, server: int, pipes: tuple[int, ...]) -> NoReturn
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _train(folder: Path) -> int:
+    """The exit code; or this process becomes a new one, where only that runs what is installed."""
+    if _code_changed():
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "wardround.training", "run", str(folder)])  # noqa: S606
+    return command.main(["run", str(folder)])
 
 
 def _die_with(server: int) -> None:
@@ -171,14 +176,14 @@ def _redirect_output(file: Path) -> None:
 
 
 def _one_at_a_time(folder: Path) -> None:
-    """Wait until no other process trains in the folder; the lock goes with this process and its children."""
+    """Wait until nobody else trains in the folder, be it for another agent; the lock ends with this process."""
     lock = os.open(folder, os.O_RDONLY)
     os.set_inheritable(lock, True)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _code_changed() -> bool:
-    """Whether a trainer was installed anew since it was imported: then only a new process runs what is installed."""
+    """Whether a trainer was installed anew since it was imported."""
     loaded = [installed_trainer(description.name) for description in describe()]
     return any(code_digest(each.type.__module__) != each.description.code_sha256 for each in loaded)
 

@@ -15,6 +15,8 @@ from wardround.training.errors import TaskError
 
 Array = NDArray[Any]
 Weights = dict[str, Array]
+Layout = dict[str, str]
+"""Type and shape by tensor, such as `float32[30, 16]`."""
 
 OPTIMIZER = "optimizer."
 
@@ -46,7 +48,7 @@ def read_model(path: Path, sha256: str) -> Weights:
     if found != sha256:
         raise TaskError("model_digest", f"{path.name} is not the model that the job names; fetch it again")
     weights = read_tensors(path)
-    if (name := nonfinite(weights)) is not None:
+    if (name := _nonfinite(weights)) is not None:
         raise TaskError("model_nonfinite", f"tensor '{name}' of the received model holds NaN or infinity")
     return weights
 
@@ -68,8 +70,13 @@ def write_whole(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def nonfinite(weights: Mapping[str, Array]) -> str | None:
-    """The first tensor, by name, that holds NaN or infinity."""
+def check_finite(update: Mapping[str, Array]) -> None:
+    """Raises `TaskError("nonfinite_update")`, naming the first tensor that holds NaN or infinity."""
+    if (name := _nonfinite(update)) is not None:
+        raise TaskError("nonfinite_update", f"the training diverged: tensor '{name}' holds NaN or infinity")
+
+
+def _nonfinite(weights: Mapping[str, Array]) -> str | None:
     for name in sorted(weights):
         value = weights[name]
         if value.dtype.kind in "fc" and not np.isfinite(value).all():
@@ -77,32 +84,28 @@ def nonfinite(weights: Mapping[str, Array]) -> str | None:
     return None
 
 
-def check_layout(update: Mapping[str, Array], base: Mapping[str, Array]) -> None:
-    """Names, shapes and types must be those of the model built on.
+def check_names(weights: Mapping[str, Array]) -> None:
+    """A model has tensors, and their names leave room for the optimizer's. Raises `TaskError("model_unsupported")`."""
+    if not weights:
+        raise TaskError("model_unsupported", "the trainer's first model has no tensor")
+    if taken := [name for name in weights if name.startswith(OPTIMIZER)]:
+        raise TaskError("model_unsupported", f"tensor '{min(taken)}': names with {OPTIMIZER} belong to optimizers")
+
+
+def layout_of(weights: Mapping[str, Array]) -> Layout:
+    return {name: f"{value.dtype}{list(value.shape)}" for name, value in weights.items()}
+
+
+def check_layout(update: Mapping[str, Array], base: Layout) -> None:
+    """Names, types and shapes must be those of the model built on.
 
     Raises:
         TaskError: `layout_changed`, naming the first tensor that differs.
     """
-    for name in sorted(update.keys() | base.keys()):
-        if name not in update or name not in base:
+    found = layout_of(update)
+    for name in sorted(found.keys() | base.keys()):
+        if name not in found or name not in base:
             change = "is missing from the update" if name in base else "is not in the model built on"
-        elif (update[name].shape, update[name].dtype) != (base[name].shape, base[name].dtype):
-            change = f"is {_layout(update[name])} where the model built on has {_layout(base[name])}"
-        else:
-            continue
-        raise TaskError("layout_changed", f"tensor '{name}' {change}")
-
-
-def _layout(value: Array) -> str:
-    return f"{value.dtype}{list(value.shape)}"
-
-
-def split_optimizer(tensors: Mapping[str, Array]) -> tuple[Weights, Weights]:
-    """The model's own tensors, and the optimizer's without their prefix."""
-    model = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER)}
-    state = {name.removeprefix(OPTIMIZER): value for name, value in tensors.items() if name.startswith(OPTIMIZER)}
-    return model, state
-
-
-def with_optimizer(model: Mapping[str, Array], state: Mapping[str, Array]) -> Weights:
-    return {**model, **{f"{OPTIMIZER}{name}": value for name, value in state.items()}}
+            raise TaskError("layout_changed", f"tensor '{name}' {change}")
+        if found[name] != base[name]:
+            raise TaskError("layout_changed", f"tensor '{name}' is {found[name]}, in the model built on {base[name]}")

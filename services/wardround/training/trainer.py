@@ -67,6 +67,11 @@ class Trainer(ABC, Generic[P, M]):
         """Measure the model, which stays as it is."""
 
     @contextmanager
+    def measuring(self, model: M) -> Iterator[None]:
+        """`evaluate` runs inside."""
+        yield
+
+    @contextmanager
     def session(self, job: TrainingJob[P]) -> Iterator[None]:
         """Everything of the task runs inside: Python's and NumPy's global randomness seeded, and put back after."""
         python, numpy = random.getstate(), np.random.get_state()

@@ -41,15 +41,15 @@ CENTRE, SCALE = np.array([scales[kind] for kind in range(3) for scales in SCALES
 
 
 class BreastCancerParameters(Parameters):
-    learning_rate: float = Field(0.003, gt=0, le=1, description="step size of Adam")
+    learning_rate: float = Field(0.005, gt=0, le=1, description="step size of Adam")
     batch_size: int = Field(16, ge=1, le=1024, description="patients in a step")
     hidden: int = Field(16, ge=1, le=1024, description="units in the hidden layer")
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="decoupled decay of the weights, as in AdamW")
+    weight_decay: float = Field(1.0, ge=0, le=10, description="decoupled decay of the weights, as in AdamW")
 
 
 @dataclass(frozen=True, slots=True)
 class Patients:
-    """`measures`: float32 [patients, 30], centred and scaled; `malignant`: float32 [patients], 1 or 0."""
+    """`measures`: float32 [patients, 30], scaled; `malignant`: float32 [patients], 1 or 0."""
 
     measures: Floats
     malignant: Floats
@@ -104,26 +104,39 @@ class BreastCancerMlp(NumpyTrainer[BreastCancerParameters]):
 
 
 def read_patients(files: Sequence[Path]) -> dict[str, tuple[Floats, bool]]:
-    """Measures, centred and scaled, and whether malignant, by patient.
+    """Scaled measures, and whether malignant, by patient.
 
     Raises:
         CaseUnreadableError: a column is missing, a value is no finite number or no diagnosis, a patient stands twice.
     """
     patients: dict[str, tuple[Floats, bool]] = {}
     for file in files:
-        with file.open(newline="") as opened:
-            for row in csv.DictReader(opened):
-                try:
-                    measures = np.array([float(row[feature]) for feature in FEATURES], np.float32)
-                    patient, malignant = row[PATIENT], {"malignant": True, "benign": False}[row[DIAGNOSIS]]
-                except (KeyError, TypeError, ValueError) as error:
-                    raise CaseUnreadableError("a row lacks a measure, a patient or a diagnosis") from error
-                if patient in patients:
-                    raise CaseUnreadableError("a patient stands twice in the data set")
-                if not np.isfinite(measures).all():
-                    raise CaseUnreadableError("a measure is no finite number")
-                patients[patient] = (measures - CENTRE) / SCALE, malignant
+        for row in _rows(file):
+            try:
+                measures = np.array([float(row[feature]) for feature in FEATURES], np.float32)
+                patient, malignant = row[PATIENT], {"malignant": True, "benign": False}[row[DIAGNOSIS]]
+            except (KeyError, TypeError, ValueError) as error:
+                raise CaseUnreadableError("a row lacks a measure, a patient or a diagnosis") from error
+            if patient in patients:
+                raise CaseUnreadableError("a patient stands twice in the data set")
+            if not np.isfinite(measures).all():
+                raise CaseUnreadableError("a measure is no finite number")
+            patients[patient] = _scaled(measures), malignant
     return patients
+
+
+def _rows(file: Path) -> Iterator[dict[str, str]]:
+    try:
+        with file.open(newline="") as opened:
+            yield from csv.DictReader(opened)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise CaseUnreadableError("a file of patients is no readable CSV") from error
+
+
+def _scaled(measures: Floats) -> Floats:
+    """Of order one. The inverse hyperbolic sine shortens the long tails, as a logarithm would, and takes zero."""
+    scaled: Floats = np.arcsinh((measures - CENTRE) / SCALE)
+    return scaled
 
 
 def _stacked(patients: list[tuple[Floats, bool]]) -> Patients:

@@ -1,0 +1,73 @@
+"""The command `wardround`: every way it can end is an exit code and, at worst, one line."""
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from wardround import __version__
+from wardround.client.cli import simulate, site, trainer
+from wardround.client.cli.errors import CommandError, Exit
+from wardround.runtime.logging import configure_logging
+
+DEBUG = "WARDROUND_DEBUG"
+
+app = typer.Typer(
+    name="wardround",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated learning for hospitals: the model travels, patient data never does.",
+)
+app.command("simulate")(simulate.simulate)
+app.add_typer(trainer.app, name="trainer")
+app.add_typer(site.app, name="site")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the services do, to stderr.")] = False,
+) -> None:
+    configure_logging(level="info" if verbose else "error")
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(_ended())
+
+
+def _ended() -> int:
+    try:
+        code = app(standalone_mode=False)
+    except CommandError as error:
+        return _told(str(error), error.code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return Exit.BAD_INPUT
+    except click.ClickException as error:
+        return _told(error.format_message(), Exit.BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        return _told("interrupted", Exit.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        return Exit.INTERRUPTED
+    except Exception as error:  # the last line of defence: a person is owed a sentence, not a traceback
+        if DEBUG in os.environ:
+            raise
+        return _told(f"unexpected {type(error).__name__}: {error} ({DEBUG}=1 shows where)", Exit.ENDED_BADLY)
+    return int(code or Exit.DONE)
+
+
+def _told(message: str, code: int) -> int:
+    print(f"wardround: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,243 @@
+"""`wardround simulate`: a whole federation in one process, and the same training on pooled data beside it."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from wardround.client.cli.errors import CommandError, Exit
+from wardround.client.display import final_table, picture
+from wardround.client.experiment_file import brought_model, load_experiment
+from wardround.metrics.lines import Line
+from wardround.metrics.view import ExperimentView
+from wardround.runtime.clock import wall_clock
+from wardround.runtime.store.transfer import file_digest
+from wardround.simulation.run import Embedding, Run, clear, run_federation, run_pooled
+from wardround.simulation.sites import Clinic, SitesError, beside, load_clinics, make_clinics
+from wardround_messages.manifest import Manifest
+from wardround_messages.names import GLOBAL_PREFIX, bucket_of
+
+View = Callable[[], ExperimentView | None]
+
+
+class Store(StrEnum):
+    FOLDER = "folder"
+    MEMORY = "memory"
+
+
+class Trainings(StrEnum):
+    INLINE = "inline"
+    LOCAL = "local"
+
+
+def simulate(
+    file: Annotated[Path, typer.Argument(help="The experiment file; - reads standard input.")],
+    sites: Annotated[
+        str | None,
+        typer.Option(metavar="N|DIR", help="How many clinics to make, or a folder with DIR/<site>/site.toml."),
+    ] = None,
+    id: Annotated[str | None, typer.Option(help="Another id, for a variant.")] = None,  # noqa: A002
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the file; may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where results go: OUT/<experiment>/.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option(help="Delete an earlier run's results first.")] = False,
+    pooled: Annotated[bool, typer.Option(help="Also train on pooled data, to compare.")] = True,
+    store: Annotated[Store, typer.Option(help="Keep the hub's objects as files, or in memory.")] = Store.FOLDER,
+    trainings: Annotated[
+        Trainings, typer.Option(help="Train in threads of this process, or in child processes.")
+    ] = Trainings.INLINE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines; the last one is the outcome.")] = False,
+) -> None:
+    """Run an experiment with all its clinics on this machine. The same command goes on where an earlier one stopped."""
+    number = int(sites) if sites is not None and sites.isascii() and sites.isdigit() else None
+    if number is not None and not 1 <= number <= 1000:
+        raise CommandError(f"--sites {sites}: must be 1 to 1000 clinics, or a folder")
+    manifest = load_experiment(
+        file,
+        id=id,
+        overrides=overrides or (),
+        sites=None if number is None else tuple(f"clinic-{each}" for each in range(1, number + 1)),
+        find_fork=lambda experiment, round_: file_digest(_model_of(out, experiment, round_)),
+    )
+    folder = out / manifest.id
+    if fresh or store is Store.MEMORY:
+        try:
+            clear(folder)
+        except FileExistsError as error:
+            raise CommandError(f"--out: {error}") from None
+    brought = brought_model(file, manifest)
+    initial = manifest.model.initial
+    if initial.kind == "forked":
+        brought = _model_of(out, initial.experiment, initial.round)
+    clinics = _clinics(folder, manifest, Path(sites) if sites is not None and number is None else None, trainings)
+    embedding = Embedding(store.value, trainings.value)
+    shown = _Shown(as_json=as_json)
+    outcome = asyncio.run(_run(manifest, clinics, folder, embedding, brought, pooled=pooled, shown=shown))
+    shown.end(manifest, folder, *outcome)
+    raise typer.Exit(_exit_code(outcome[0]))
+
+
+async def _run(
+    manifest: Manifest,
+    clinics: list[Clinic],
+    folder: Path,
+    embedding: Embedding,
+    brought: Path | None,
+    *,
+    pooled: bool,
+    shown: "_Shown",
+) -> tuple[Run, Run | None]:
+    with shown.following() as watch:
+        run = await run_federation(manifest, clinics, folder, embedding, brought=brought, watch=watch)
+    if run.ending.state != "finished" or not pooled:
+        return run, None
+    shown.say("The same training on pooled data, to compare:")
+    with shown.following() as watch:
+        return run, await run_pooled(manifest, clinics, folder, embedding, brought=brought, watch=watch)
+
+
+def _clinics(folder: Path, manifest: Manifest, own: Path | None, trainings: Trainings) -> list[Clinic]:
+    try:
+        if own is None:
+            return make_clinics(folder / "sites", manifest, scheduler=trainings.value)
+        return [beside(clinic, folder / "sites" / clinic.name) for clinic in load_clinics(own, manifest.cohort.sites)]
+    except SitesError as error:
+        raise CommandError(str(error)) from None
+
+
+def _model_of(out: Path, experiment: str, round_: int) -> Path:
+    """A global model of an earlier simulation."""
+    folder = out / experiment / "hub" / bucket_of(experiment) / GLOBAL_PREFIX / f"r{round_:06d}"
+    models = sorted(folder.glob("*.safetensors"))
+    if not models:
+        raise CommandError(f"model.initial: there is no model {round_} of '{experiment}' in {out}")
+    return models[0]
+
+
+def _exit_code(run: Run) -> Exit:
+    match run.ending.state:
+        case "finished":
+            return Exit.DONE
+        case "refused" | "enrolling":
+            return Exit.REFUSED
+        case "paused" if run.ending.code.startswith("enrolment"):
+            return Exit.REFUSED
+        case _:
+            return Exit.ENDED_BADLY
+
+
+class _Shown:
+    """What a person, a log file or a program sees of a run: a live picture, lines, or JSON lines."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+    @contextmanager
+    def following(self) -> Iterator[Callable[[str, View], None]]:
+        """Show how an experiment goes on; yields the watcher to hand to the run."""
+        if self._console.is_terminal and not self._as_json:
+            with self._picture() as watch:
+                yield watch
+        else:
+            with self._lines() as watch:
+                yield watch
+
+    @contextmanager
+    def _picture(self) -> Iterator[Callable[[str, View], None]]:
+        views: list[View] = []
+
+        def render() -> Text | object:
+            view = views[-1]() if views else None
+            if view is None:
+                return Text(" waiting for the clinics")
+            now = wall_clock().astimezone()
+            return picture(view, now=now, width=self._console.width, where="simulation")
+
+        with Live(get_renderable=render, console=self._console, refresh_per_second=8):  # type: ignore[arg-type]
+            yield lambda _, view: views.append(view)
+
+    @contextmanager
+    def _lines(self) -> Iterator[Callable[[str, View], None]]:
+        tasks: list[asyncio.Task[None]] = []
+        views: list[tuple[str, View]] = []
+        printed: set[tuple[object, str]] = set()
+
+        def print_new() -> None:
+            for experiment, view in views:
+                current = view()
+                for line in current.log if current is not None else ():
+                    if (line.at, line.text) not in printed:
+                        printed.add((line.at, line.text))
+                        self._line(experiment, line)
+
+        async def follow() -> None:
+            while True:
+                print_new()
+                await asyncio.sleep(0.1)
+
+        def watch(experiment: str, view: View) -> None:
+            views.append((experiment, view))
+            tasks.append(asyncio.create_task(follow()))
+
+        try:
+            yield watch
+        finally:
+            for task in tasks:
+                task.cancel()
+            print_new()
+
+    def _line(self, experiment: str, line: Line) -> None:
+        if self._as_json:
+            print(json.dumps({"at": line.at.isoformat(), "experiment": experiment, "text": line.text}), flush=True)
+        else:
+            self._console.print(f"{line.at.astimezone():%H:%M:%S}  {line.text}", markup=False)
+
+    def say(self, text: str) -> None:
+        if not self._as_json:
+            self._console.print(f"\n{text}", markup=False)
+
+    def end(self, manifest: Manifest, folder: Path, run: Run, pooled: Run | None) -> None:
+        """The outcome: a table, or one JSON object."""
+        beside = None if pooled is None else {k: v for k, v in pooled.metrics.items() if v is not None}
+        if self._as_json:
+            print(json.dumps(outcome(manifest, folder, run, beside)), flush=True)
+            return
+        if run.view is not None and run.view.rounds_done:
+            self._console.print()
+            self._console.print(final_table(run.view, beside))
+        if run.ending.state == "finished":
+            self._console.print(f"Results: {folder}  (the model: {run.model_file})", markup=False)
+        else:
+            why = ": ".join(part for part in (run.ending.code, run.ending.reason) if part)
+            print(f"wardround: {manifest.id} is {run.ending.state}{f' ({why})' if why else ''}", file=sys.stderr)
+
+
+def outcome(manifest: Manifest, folder: Path, run: Run, pooled: dict[str, float] | None) -> dict[str, object]:
+    """What a program wants to know of a run."""
+    view = run.view
+    model = None if view is None else view.model
+    return {
+        "experiment": manifest.id,
+        "state": run.ending.state,
+        "code": run.ending.code,
+        "reason": run.ending.reason,
+        "round": view.rounds_done if view is not None else 0,
+        "rounds": view.rounds_planned if view is not None else manifest.rounds.count,
+        "model": None if model is None else {"round": model.round, "sha256": model.sha256, "file": str(run.model_file)},
+        "metrics": dict(run.metrics),
+        "evaluated": dict(view.evaluated) if view is not None else {},
+        "tested": dict(view.tested) if view is not None else {},
+        "pooled": pooled,
+        "folder": str(folder),
+    }

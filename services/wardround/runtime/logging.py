@@ -1,0 +1,48 @@
+"""Structured logs: one line an event, JSON for machines or plain for people; nothing in them that is not text."""
+
+import logging
+import re
+import sys
+from typing import Any, Literal
+
+import structlog
+
+SECRET = re.compile(r"password|passwd|secret|token|credential|private|api_?key|store_key|salt", re.IGNORECASE)
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+LONGEST = 2000
+
+
+def configure_logging(*, style: Literal["json", "console"] = "console", level: str = "info") -> None:
+    """Log to standard error from here on.
+
+    Tracebacks carry no local variables: these may hold what must not be written down.
+    """
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            without_secrets,
+            *([structlog.processors.format_exc_info] if style == "json" else []),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def without_secrets(_: Any, __: str, event: Any) -> Any:
+    """Values under a key that names a secret are masked; control characters are escaped, long text is cut."""
+    return {key: "***" if SECRET.search(key) else _safe(value) for key, value in event.items()}
+
+
+def _safe(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], value[:LONGEST])

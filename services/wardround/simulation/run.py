@@ -1,0 +1,135 @@
+"""One simulated run: the federation, then the same training on pooled data to compare it with."""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wardround.metrics.rebuild import rebuild
+from wardround.metrics.view import ExperimentView, Metrics, ModelView
+from wardround.runtime.store.transfer import download
+from wardround.simulation.federation import Federation
+from wardround.simulation.researcher import Ending, carry_through
+from wardround.simulation.sites import Clinic, pooled_clinic
+from wardround_messages.base import canonical_json
+from wardround_messages.manifest import Cohort, Manifest
+from wardround_messages.names import EXPERIMENT_MAX, GlobalKey, bucket_of
+
+POOLED = "pooled"
+MANIFEST_FILE = "experiment.json"
+MODEL_FILE = "model.safetensors"
+FIGURES_WITHIN = 10.0  # seconds after the end of an experiment
+
+Watcher = Callable[[str, Callable[[], ExperimentView | None]], None]
+"""Told, when a federation is up, what it trains and how to see how it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """On what the services stand."""
+
+    store: Literal["folder", "memory"] = "folder"
+    scheduler: Literal["inline", "local"] = "inline"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a run ended and what it came to; `view` is None where the experiment was refused."""
+
+    ending: Ending
+    view: ExperimentView | None
+    model_file: Path | None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Of the last model on the common test cases, where there are some; else on the sites' validation cases."""
+        return {} if self.view is None else self.view.tested or self.view.evaluated
+
+
+def clear(folder: Path) -> None:
+    """Delete an earlier run.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+    """
+    if not folder.exists():
+        return
+    if any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file():
+        raise FileExistsError(f"{folder} is not the folder of a run; nothing was deleted")
+    shutil.rmtree(folder)
+
+
+async def run_federation(
+    manifest: Manifest,
+    clinics: Sequence[Clinic],
+    folder: Path,
+    embedding: Embedding,
+    *,
+    brought: Path | None = None,
+    watch: Watcher,
+) -> Run:
+    """Carry the experiment through in `folder`, or go on with what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST_FILE).write_bytes(canonical_json(manifest))
+    federation = Federation(folder, clinics, store=embedding.store, scheduler=embedding.scheduler)
+    async with federation.running():
+        watch(manifest.id, lambda: federation.board.experiment(manifest.id))
+        ending = await carry_through(federation, manifest, brought=brought)
+        if ending.state == "refused":
+            return Run(ending, None, None)
+        if ending.state == "finished":
+            await _figures_written(federation, manifest.id)
+        view = (await rebuild(federation.store, manifest.id)).view({})
+        model = None if view is None else view.model
+        file = None if model is None else await _keep_model(federation, manifest.id, model, folder)
+        return Run(ending, view, file)
+
+
+async def run_pooled(
+    manifest: Manifest,
+    clinics: Sequence[Clinic],
+    folder: Path,
+    embedding: Embedding,
+    *,
+    brought: Path | None = None,
+    watch: Watcher,
+) -> Run:
+    """The same trainer, rounds and seed on the data of all sites in one place."""
+    alone = pooled_manifest(manifest)
+    folder = folder / POOLED
+    return await run_federation(
+        alone, [pooled_clinic(folder, list(clinics), alone, manifest)], folder, embedding, brought=brought, watch=watch
+    )
+
+
+def pooled_manifest(manifest: Manifest) -> Manifest:
+    """The experiment with one site, which holds all the data."""
+    test = manifest.evaluation.test
+    return manifest.model_copy(
+        update={
+            "id": f"{manifest.id[: EXPERIMENT_MAX - len(POOLED) - 1].rstrip('-')}-{POOLED}",
+            "cohort": Cohort(sites=(POOLED,)),
+            "evaluation": manifest.evaluation.model_copy(
+                update={"test": test.model_copy(update={"site": POOLED}) if test else None}
+            ),
+        }
+    )
+
+
+async def _figures_written(federation: Federation, experiment: str) -> None:
+    """The metrics service may still be at the figures of the last round."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIGURES_WITHIN):
+            while federation.board[experiment].unwritten or not federation.board[experiment].ended:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def _keep_model(federation: Federation, experiment: str, model: ModelView, folder: Path) -> Path:
+    """The last global model, where a person looks for it."""
+    file = folder / MODEL_FILE
+    key = str(GlobalKey(model.round, model.sha256[:16]))
+    await download(federation.store, bucket_of(experiment), key, size=model.size, sha256=model.sha256, to=file)
+    return file

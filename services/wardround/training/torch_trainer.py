@@ -1,0 +1,145 @@
+"""Trainers in torch: the one module that imports it."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from wardround.training.errors import TaskError
+from wardround.training.job import Parameters, TrainingJob
+from wardround.training.tensors import Array, Weights
+from wardround.training.trainer import Trainer
+
+P = TypeVar("P", bound=Parameters)
+O = TypeVar("O", bound=torch.optim.Optimizer)  # noqa: E741 - an optimizer, as P are parameters
+
+
+class TorchJob(TrainingJob[P]):
+    """A job whose batches come on its device, and that looks after the optimizer between rounds."""
+
+    _optimizers: tuple[torch.optim.Optimizer, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU for a deterministic job, since a GPU's bytes differ from kind to kind; else a GPU where one is."""
+        return torch.device("cuda" if torch.cuda.is_available() and not self.deterministic else "cpu")
+
+    def steps(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches on the job's device: tensors, also inside tuples, lists and dictionaries."""
+        for batch in super().steps(batches):
+            yield _on(self.device, batch)
+
+    def optimizer(self, optimizer: O) -> O:
+        """The optimizer, gone on with from the last round where the experiment says `keep` or `average`.
+
+        What it remembers is taken up again when the training is over. A trainer with several calls it in one order.
+        """
+        remembered = self.optimizer_state
+        number = len(self._optimizers)
+        self._optimizers += (optimizer,)
+        if state := _numbered(remembered, number):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        return optimizer
+
+    def state_to_keep(self) -> Weights:
+        """What the optimizers remember, as `<optimizer>.<parameter>.<name>`."""
+        return {
+            f"{number}.{parameter}.{name}": _array(value)
+            for number, optimizer in enumerate(self._optimizers)
+            for parameter, values in optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if value is not None
+        }
+
+
+class TorchTrainer(Trainer[P, nn.Module]):
+    """A trainer that says what its network is, and how to train and measure it.
+
+    Weights travel as the network's `state_dict`, each tensor with memory of its own; types that NumPy lacks, such as
+    bfloat16, travel as float32. `evaluate` runs in evaluation mode and without gradients. A deterministic job has one
+    CPU thread and only deterministic algorithms.
+    """
+
+    job_type = TorchJob
+
+    @abstractmethod
+    def network(self, parameters: Any) -> nn.Module:
+        """The network, with the weights of a first model."""
+
+    def load(self, weights: Weights | None, job: TrainingJob[P]) -> nn.Module:
+        network = self.network(job.parameters)
+        if weights is not None:
+            try:
+                network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+            except RuntimeError as error:
+                hint = "the received model has other tensors than this trainer's network with these parameters"
+                raise TaskError("model_unsuitable", hint) from error
+        return network.to(job.device) if isinstance(job, TorchJob) else network
+
+    def save(self, model: nn.Module) -> Weights:
+        return {name: _array(value) for name, value in model.state_dict().items()}
+
+    @contextmanager
+    def measuring(self, model: nn.Module) -> Iterator[None]:
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    @contextmanager
+    def session(self, job: TrainingJob[P]) -> Iterator[None]:
+        threads = torch.get_num_threads()
+        algorithms = torch.are_deterministic_algorithms_enabled()
+        with super().session(job), torch.random.fork_rng():
+            torch.manual_seed(job.seed)
+            if job.deterministic:
+                torch.set_num_threads(1)
+                torch.use_deterministic_algorithms(True)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(threads)
+                torch.use_deterministic_algorithms(algorithms)
+
+
+def _on(device: torch.device, batch: Any) -> Any:
+    match batch:
+        case torch.Tensor():
+            return batch.to(device)
+        case dict():
+            return {name: _on(device, value) for name, value in batch.items()}
+        case list() | tuple():
+            moved = [_on(device, value) for value in batch]
+            return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+        case _:
+            return batch
+
+
+def _array(value: Any) -> Array:
+    if isinstance(value, bool | int | float):
+        return np.array(value)
+    if not isinstance(value, torch.Tensor):
+        hint = f"only tensors and numbers travel, but the network or its optimizer holds {type(value).__name__}"
+        raise TaskError("state_unsupported", hint)
+    tensor = value.detach().cpu()
+    if tensor.is_floating_point() and tensor.dtype not in (torch.float64, torch.float32, torch.float16):
+        tensor = tensor.float()
+    return np.array(tensor.numpy())
+
+
+def _numbered(remembered: Weights, number: int) -> dict[int, dict[str, torch.Tensor]]:
+    """One optimizer's part of what was remembered: parameter -> {name: value}."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in remembered.items():
+        optimizer, parameter, name = key.split(".", 2)
+        if optimizer == str(number):
+            state.setdefault(int(parameter), {})[name] = torch.from_numpy(value.copy())
+    return state

@@ -1,0 +1,380 @@
+"""A site's agent killed at every step, and with everything around it away in turn."""
+
+import asyncio
+import errno
+import resource
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from clinic import SITE, Clinic, eventually, tensors
+
+from wardround.runtime.bus.memory import MemoryBus
+from wardround.runtime.bus.port import BusUnavailableError
+from wardround.runtime.store.port import AccessDeniedError, StoreError, StoreUnavailableError
+from wardround.site_agent import duty
+from wardround.site_agent.patience import outage
+from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, SchedulerUnavailableError, UnknownRunError
+from wardround.site_agent.trainers import TrainersError
+from wardround_messages.events import SiteSeen, TaskAnswered, TaskStarted
+from wardround_messages.objects import Answer
+
+STORE_CALLS = frozenset({"create", "put", "read", "head", "list"})
+BUS_CALLS = frozenset({"publish", "subscribe"})
+SCHEDULER_CALLS = frozenset({"trigger", "wait", "cancel"})
+
+Fault = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+class Faulty:
+    """A port of which some methods go through a fault."""
+
+    def __init__(self, port: Any, methods: frozenset[str], fault: Fault) -> None:
+        self._port = port
+        self._methods = methods
+        self._fault = fault
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+        if name not in self._methods:
+            return method
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._fault(lambda: method(*args, **kwargs))
+
+        return call
+
+
+class Fuse:
+    """Holds whoever makes call number `at`, before or after the call was carried out, so that it can be killed."""
+
+    def __init__(self, at: int, *, carried_out: bool) -> None:
+        self._left = at
+        self._carried_out = carried_out
+        self.blown = asyncio.Event()
+
+    async def __call__(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        self._left -= 1
+        if self._left != 0:
+            return await call()
+        if self._carried_out:
+            with suppress(StoreError):
+                await call()
+        self.blown.set()
+        return await asyncio.Event().wait()
+
+
+async def killed_at(clinic: Clinic, fuse: Fuse) -> bool:
+    """Run the agent until it is done, or kill it where the fuse blows; True if it did."""
+    bus = MemoryBus(clinic.broker, SITE)
+    agent = clinic.agent(
+        Faulty(bus, BUS_CALLS, fuse),
+        store=Faulty(clinic.store, STORE_CALLS, fuse),
+        scheduler=Faulty(clinic.scheduler, SCHEDULER_CALLS, fuse),
+    )
+    running = asyncio.create_task(agent.run())
+    blown = asyncio.create_task(fuse.blown.wait())
+    done = asyncio.create_task(clinic.said(TaskAnswered))
+    await asyncio.wait({blown, done}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (running, blown, done):
+        task.cancel()
+    await asyncio.wait({running, blown, done})
+    await bus.close()
+    return fuse.blown.is_set()
+
+
+async def one_life_cut_short(folder: Path, at: int, *, carried_out: bool, crash: bool) -> tuple[bool, Clinic, Answer]:
+    clinic = Clinic(folder)
+    await clinic.open_experiment()
+
+    def crash_first(folder: Path, cancelled: Event) -> None:
+        if crash and len(clinic.training.trained) == 1:
+            raise MemoryError
+
+    clinic.training.before = crash_first
+    await clinic.hub.send(clinic.offer())
+    enrolled = asyncio.create_task(send_when_granted(clinic))
+    cut = await killed_at(clinic, Fuse(at, carried_out=carried_out))
+    async with clinic.running():
+        answer = await clinic.answer(clinic.start())
+        await enrolled
+        await clinic.all_handled()
+    return cut, clinic, answer
+
+
+async def send_when_granted(clinic: Clinic) -> None:
+    await clinic.consent()
+    await clinic.hub.send(clinic.start())
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest.mark.parametrize("crash", [False, True])
+async def test_killed_at_every_call_it_answers_once_and_trains_no_more_than_allowed(
+    tmp_path: Path, carried_out: bool, crash: bool
+) -> None:
+    at, cut = 0, True
+    while cut:
+        at += 1
+        cut, clinic, answer = await one_life_cut_short(tmp_path / str(at), at, carried_out=carried_out, crash=crash)
+        answers, updates = await clinic.objects("answers/"), await clinic.objects("updates/")
+        consents = await clinic.objects("consent/")
+        assert len(answers) == len(consents) == 1
+        assert len(clinic.training.trained) <= 1 + crash
+        assert answer.outcome == "done" or (crash and answer.failure.code == "crashed")
+        assert len(updates) == (answer.outcome == "done")
+        assert clinic.broker.dead_letters() == ()
+    assert at > 12
+
+
+class Outage:
+    """Every third call fails, before or after it was carried out."""
+
+    def __init__(self, error: Exception, *, carried_out: bool) -> None:
+        self._error = error
+        self._carried_out = carried_out
+        self._calls = 0
+
+    async def __call__(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        self._calls += 1
+        if self._calls % 3 != 1:
+            return await call()
+        if self._carried_out:
+            await call()
+        raise self._error
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+async def test_a_store_that_is_away_delays_and_loses_nothing(tmp_path: Path, carried_out: bool) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    store = Faulty(clinic.store, STORE_CALLS, Outage(StoreUnavailableError("503"), carried_out=carried_out))
+    async with clinic.running(store=store):
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+        await clinic.said(TaskAnswered)
+    assert answer.outcome == "done"
+    assert len(clinic.training.trained) == len(await clinic.objects("answers/")) == 1
+    assert len(await clinic.objects("consent/")) == 1
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+async def test_a_scheduler_that_is_away_delays_and_trains_once(tmp_path: Path, carried_out: bool) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    fault = Outage(SchedulerUnavailableError("502"), carried_out=carried_out)
+    async with clinic.running(scheduler=Faulty(clinic.scheduler, SCHEDULER_CALLS, fault)):
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+    assert len(clinic.training.trained) == 1
+
+
+async def test_an_outage_shows_in_the_sites_status_until_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duty, "SEEN_EVERY", 0.01)
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    back = asyncio.Event()
+
+    async def away(call: Callable[[], Awaitable[Any]]) -> Any:
+        if not back.is_set():
+            raise StoreUnavailableError("timeout")
+        return await call()
+
+    def seen(status: str) -> Callable[[], Awaitable[bool]]:
+        async def look() -> bool:
+            return bool(clinic.of_type(SiteSeen)) and clinic.of_type(SiteSeen)[-1].status == status
+
+        return look
+
+    async with clinic.running(store=Faulty(clinic.store, STORE_CALLS, away)):
+        await clinic.hub.send(clinic.offer())
+        await eventually(seen("degraded"))
+        assert clinic.of_type(SiteSeen)[-1].detail == "the object store is away"
+        back.set()
+        await clinic.consent()
+        await eventually(seen("ok"))
+
+
+async def test_a_broker_that_is_away_does_not_hold_up_an_answer(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, threads=True)
+    await clinic.open_experiment()
+    go_on = Event()
+    clinic.training.before = lambda folder, cancelled: assert_true(go_on.wait(5))
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await clinic.said(TaskStarted)
+        clinic.broker.stop()
+        go_on.set()
+        answer = await clinic.answer(clinic.start())
+        clinic.broker.start()
+        await clinic.said(TaskAnswered)
+    assert answer.outcome == "done"
+
+
+def assert_true(value: bool) -> None:
+    assert value
+
+
+@contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond `size` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_full_disk_leaves_no_partial_file_and_the_task_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    clinic.model = tensors(weight=[0.0] * 500_000)
+    await clinic.open_experiment()
+    folder = clinic.settings.paths.spool / str(clinic.start().task_id)
+
+    async def begun() -> bool:
+        return folder.exists()
+
+    async with clinic.running():
+        await clinic.enrol()
+        with files_at_most(2**20):
+            await clinic.hub.send(clinic.start())
+            await eventually(begun)
+            await asyncio.sleep(0.05)
+            assert [path for path in folder.parent.rglob("*") if path.is_file()] == []
+            assert clinic.training.trained == []
+            assert await clinic.objects("answers/") == ()
+        answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+
+
+class OneAnswer:
+    """A scheduler that has the same to say of every run."""
+
+    def __init__(self, *, trigger: Exception | None = None, wait: Exception | RunEnd) -> None:
+        self._trigger = trigger
+        self._wait = wait
+        self.triggered = 0
+
+    async def trigger(self, task: str, *, again: bool = False) -> None:
+        self.triggered += 1
+        if self._trigger is not None:
+            raise self._trigger
+
+    async def wait(self, task: str) -> RunEnd:
+        if isinstance(self._wait, Exception):
+            raise self._wait
+        return self._wait
+
+    async def cancel(self, task: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "outcome", "code", "triggered"),
+    [
+        (
+            OneAnswer(trigger=SchedulerError("dag_missing", "no such DAG"), wait=RunEnd(True)),
+            "failed",
+            "dag_missing",
+            1,
+        ),
+        (OneAnswer(wait=SchedulerError("dag_paused", "unpause it")), "failed", "dag_paused", 1),
+        (OneAnswer(wait=RunEnd(True)), "failed", "no_result", 1),
+        (OneAnswer(wait=RunEnd(False, "import_error", "/opt/dags/x.py")), "failed", "import_error", 2),
+        (OneAnswer(wait=RunEnd(False)), "failed", "crashed", 2),
+        (OneAnswer(wait=RunEnd(False, "cancelled")), "cancelled", "cancelled", 1),
+        (OneAnswer(wait=UnknownRunError()), "failed", "run_lost", 2),
+    ],
+)
+async def test_what_the_scheduler_says_is_answered_with_its_reason(
+    tmp_path: Path, scheduler: OneAnswer, outcome: str, code: str, triggered: int
+) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    scheduler.triggered = 0
+    async with clinic.running(scheduler=scheduler):
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+    assert (answer.outcome, answer.by_hub, answer.failure.code, answer.failure.hint) == (
+        outcome,
+        False,
+        code,
+        "the run was stopped at the clinic" if outcome == "cancelled" else answer.failure.hint,
+    )
+    assert "/opt" not in answer.failure.hint
+    assert scheduler.triggered == triggered
+
+
+async def test_an_error_of_the_agents_own_fails_that_task_and_no_other(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    (clinic.settings.paths.spool).mkdir()
+    in_the_way = clinic.settings.paths.spool / "carry"
+    async with clinic.running():
+        await clinic.enrol()
+        in_the_way.write_text("a file where a folder should be")
+        await clinic.hub.send(clinic.start())
+        broken = await clinic.answer(clinic.start())
+        in_the_way.unlink()
+        await clinic.hub.send(clinic.start(attempt=2))
+        done = await clinic.answer(clinic.start(attempt=2))
+    assert (broken.outcome, broken.failure.code) == ("failed", "agent_error")
+    assert done.outcome == "done"
+
+
+async def test_a_task_whose_bucket_is_gone_ends_without_an_answer(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    gone = clinic.start(experiment="elsewhere")
+    async with clinic.running():
+        await clinic.hub.send(gone)
+        await clinic.all_handled()
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        assert (await clinic.answer(clinic.start())).outcome == "done"
+    async with clinic.running():
+        seen = clinic.of_type(SiteSeen)[-1]
+    assert seen.tasks == ()
+
+
+async def test_trainers_that_cannot_be_listed_show_in_the_status(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+
+    async def broken() -> tuple[Any, ...]:
+        raise TrainersError("python cannot be started")
+
+    async with clinic.running(catalogue=broken):
+        seen = await clinic.said(SiteSeen)
+    assert (seen.trainers, seen.status, seen.detail) == ((), "degraded", "the trainers installed here cannot be listed")
+
+
+def test_outages_are_told_from_errors_that_do_not_mend(tmp_path: Path) -> None:
+    assert outage(OSError(errno.ENOSPC, "")) == "the disk is full"
+    assert outage(OSError(errno.EACCES, "")) is None
+    assert outage(StoreUnavailableError()) == "the object store is away"
+    assert outage(AccessDeniedError()) == "the object store refuses this site's login"
+    assert outage(BusUnavailableError()) == "the broker is away"
+    assert outage(ValueError()) is None
+    database = sqlite3.connect(tmp_path / "full.sqlite")
+    database.execute("CREATE TABLE t (x)")
+    database.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        database.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    with pytest.raises(sqlite3.OperationalError) as mistaken:
+        database.execute("SELECT nonsense FROM nowhere")
+    database.close()
+    assert outage(full.value) == "the inbox cannot be written"
+    assert outage(mistaken.value) is None

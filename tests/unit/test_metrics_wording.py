@@ -1,0 +1,43 @@
+"""Sizes and durations as a person reads them."""
+
+import pytest
+
+from wardround.metrics.wording import duration_text, size_short, size_text, span_text
+
+
+@pytest.mark.parametrize(
+    ("size", "text", "narrow"),
+    [
+        (0, "0 B", "0"),
+        (999, "999 B", "999"),
+        (1000, "1.0 kB", "1.0k"),
+        (4_800_000, "4.8 MB", "4.8M"),
+        (99_949_000, "99.9 MB", "99.9M"),
+        (999_600_000, "1.0 GB", "1.0G"),
+        (7 * 10**12, "7.0 TB", "7.0T"),
+    ],
+)
+def test_a_size_has_three_digits_at_most(size: int, text: str, narrow: str) -> None:
+    assert (size_text(size), size_short(size)) == (text, narrow)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0.0 s"),
+        (0.2, "0.2 s"),
+        (9.96, "10 s"),
+        (59.6, "1 m"),
+        (842, "14 m 02 s"),
+        (600, "10 m"),
+        (6720, "1 h 52 m"),
+        (273_600, "3 d 04 h"),
+    ],
+)
+def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-5, "0s"), (2.9, "2s"), (1860, "31m"), (7200, "2h"), (300_000, "3d")])
+def test_a_span_has_one_unit(seconds: float, text: str) -> None:
+    assert span_text(seconds) == text
