@@ -5,7 +5,8 @@
 
 Each case is a step of an experiment in a `FolderStore`, aggregated as the service does it, in a process of its own:
 the journal is read, the updates are merged and checked, model and result are stored. Beside it stands the speed of
-merely reading the same updates through the store and hashing them. MB are 10^6 bytes, MB/s those of the updates.
+merely reading the same files, updates and model built on, through the store and hashing them one after the other. MB
+are 10^6 bytes; MB/s count these files.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from wardround_messages.parts import Member, ObjectRef
 MB = 10**6
 CASES = ((2, 64), (8, 64), (32, 64), (2, 512), (8, 512))
 EXPERIMENT = "benchmark"
-CLOSING = 2
+OPENING, CLOSING = 1, 2
 LAYER = 1024 * 1024  # float32 elements
 GROWTH_AT_MOST, PEAK_AT_MOST, RATIO_AT_LEAST = 20, 200, 0.5
 
@@ -68,7 +69,7 @@ def compare(cases: tuple[tuple[int, int], ...], options: argparse.Namespace) -> 
         with tempfile.TemporaryDirectory(prefix="wardround-", dir=options.dir) as folder:
             asyncio.run(prepare(Path(folder), members, megabytes * MB))
             read, merge = (in_child(work, folder, options) for work in ("read", "aggregate"))
-        total = members * megabytes
+        total = (members + 1) * megabytes
         peaks.append(merge["peak_mb"])
         ratios.append(read["seconds"] / merge["seconds"])
         speeds = f"{total / merge['seconds']:6.0f} MB/s {total / read['seconds']:6.0f} MB/s"
@@ -88,7 +89,7 @@ def in_child(work: str, folder: str, options: argparse.Namespace) -> dict[str, f
 
 async def aggregate(store: FolderStore, folder: Path, slice_size: int) -> float:
     """Seconds from the command to the stored result."""
-    closing = await read_entry(store)
+    closing = await read_entry(store, CLOSING)
     command = AggregateStep(
         experiment=EXPERIMENT, round=1, task=Task.TRAIN, closing=CLOSING, closing_sha256=closing.sha256
     )

@@ -11,7 +11,7 @@ from wardround.runtime.clock import Clock
 from wardround.runtime.store.port import ObjectStore
 from wardround_messages.names import AGGREGATOR_QUEUE, HUB
 
-SLICE_SIZE = 4 * 2**20
+SLICE_SIZE = 2 * 2**20
 
 
 class Aggregator:

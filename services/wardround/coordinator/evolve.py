@@ -2,7 +2,18 @@
 
 from dataclasses import replace
 
-from wardround.coordinator.state import UNANSWERED, AnswerName, Closing, Phase, Revoked, Site, State, Step, StepName
+from wardround.coordinator.state import (
+    UNANSWERED,
+    AnswerName,
+    Closing,
+    Measurement,
+    Phase,
+    Revoked,
+    Site,
+    State,
+    Step,
+    StepName,
+)
 from wardround_messages import journal as facts
 from wardround_messages.journal import JournalEntry
 from wardround_messages.names import Task
@@ -205,7 +216,10 @@ def _step_closed(state: State, body: facts.StepClosed, entry: JournalEntry) -> S
     after = _account(_count_misses(state, step, body, members), step.name, named)
     if body.received and body.task in (Task.TRAIN, Task.EVALUATE):
         describes = body.round - 1 if body.task is Task.TRAIN else body.round
-        after = replace(after, received={describes: dict(body.received), **after.received})
+        first = after.received.get(describes)
+        if first is None or first.step == step.name:  # a step that was reopened measures anew
+            measured = Measurement(step.name, dict(body.received))
+            after = replace(after, received={**after.received, describes: measured})
     if not aggregated:
         return replace(after, step=None, done_steps=after.done_steps | {step.name}, revoked=revoked)
     closing = Closing(entry.number, entry.sha256, entry.at, body.members)

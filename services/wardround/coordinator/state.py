@@ -80,6 +80,14 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurement:
+    """What the members of a step measured of the model that it was given."""
+
+    step: StepName
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Everything that decisions depend on; `entries` is the number of journal entries folded in,
     `offered` the number of the entry that led to the latest offer, `offered_at` its time."""
@@ -98,7 +106,7 @@ class State:
     step: Step | None = None
     tried: tuple[str, ...] = ()
     models: tuple[ObjectRef | None, ...] = ()
-    received: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
+    received: Mapping[int, Measurement] = field(default_factory=dict)
     accounted: Mapping[StepName, frozenset[AnswerName]] = field(default_factory=dict)
     done_steps: frozenset[StepName] = frozenset()
     revoked: tuple[Revoked, ...] = ()
@@ -122,8 +130,8 @@ class State:
             return None
         measured = {
             round_: value
-            for round_, values in self.received.items()
-            if (value := values.get(wish.metric)) is not None and round_ <= self.latest
+            for round_, measurement in self.received.items()
+            if (value := measurement.values.get(wish.metric)) is not None and round_ <= self.latest
         }
         if not measured:
             return None

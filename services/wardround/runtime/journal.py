@@ -56,12 +56,16 @@ class Journal:
         if self._next == 0:
             await self._check_dense()
         found: list[Stored] = []
+        number, head = self._next, self._head
         while True:
             try:
-                data = await self._read(self._next)
+                data = await self._read(number)
             except NotFoundError:
-                return found
-            found.append(self._accept(data))
+                break
+            found.append(self._checked(data, number, head))
+            number, head = number + 1, found[-1].entry.sha256
+        self._next, self._head = number, head  # only now: an outage on the way must not lose what was read
+        return found
 
     async def append(self, body: Fact, *, cause: str = "") -> Stored:
         """Write the next entry.
@@ -100,19 +104,17 @@ class Journal:
             if number != expected:
                 raise JournalBrokenError(self._experiment, expected, "it is missing")
 
-    def _accept(self, data: bytes) -> Stored:
+    def _checked(self, data: bytes, number: int, head: str) -> Stored:
         try:
             entry = parse(JournalEntry, data, at_most=ENTRY_AT_MOST)
         except MalformedError as error:
-            raise JournalBrokenError(self._experiment, self._next, str(error)) from None
+            raise JournalBrokenError(self._experiment, number, str(error)) from None
         for wrong, why in (
             (entry.experiment != self._experiment, "it is of another experiment"),
-            (entry.number != self._next, f"it says it is number {entry.number}"),
-            (entry.previous != self._head, "it does not continue the entry before it"),
+            (entry.number != number, f"it says it is number {entry.number}"),
+            (entry.previous != head, "it does not continue the entry before it"),
             (entry.sha256 != entry.expected_sha256(), "its content does not match its digest"),
         ):
             if wrong:
-                raise JournalBrokenError(self._experiment, self._next, why)
-        self._next += 1
-        self._head = entry.sha256
+                raise JournalBrokenError(self._experiment, number, why)
         return Stored(entry, len(data), digest(data))

@@ -81,29 +81,25 @@ async def _ask(python: str, timeout: float) -> tuple[TrainerDescription, ...]:
             status = await process.wait()
     except TimeoutError:
         raise TrainersError(f"{' '.join(command)}: no answer within {timeout:g} s") from None
-    except _TooMuchError:
-        raise TrainersError(f"{' '.join(command)}: says more than {OUTPUT_AT_MOST} bytes") from None
     finally:
         await _end(process)
     if status != 0:
         last = errors.decode(errors="replace").strip().rpartition("\n")[2]
         raise TrainersError(f"{' '.join(command)}: exit code {status}: {last}"[:TEXT_AT_MOST])
+    if len(output) > OUTPUT_AT_MOST:
+        raise TrainersError(f"{' '.join(command)}: says more than {OUTPUT_AT_MOST} bytes")
     try:
         return _DESCRIPTIONS.validate_json(output)
     except NotADescriptionError as error:
         raise TrainersError(f"{' '.join(command)}: {what_is_wrong(error)}") from None
 
 
-class _TooMuchError(Exception):
-    pass
-
-
 async def _read(pipe: asyncio.StreamReader | None) -> bytes:
+    """What is said until the end; of more than `OUTPUT_AT_MOST` bytes only the beginning, a little over that."""
     read = bytearray()
     while pipe is not None and (chunk := await pipe.read(65536)):
-        read += chunk
-        if len(read) > OUTPUT_AT_MOST:
-            raise _TooMuchError
+        if len(read) <= OUTPUT_AT_MOST:
+            read += chunk
     return bytes(read)
 
 

@@ -1,0 +1,82 @@
+# Everything happens in .venv and .cache of this folder; nothing else on the machine is touched, except that a missing
+# python3 is asked of apt-get where there is one.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv || echo .cache/uv/bin/uv)
+export UV_PYTHON_PREFERENCE ?= system
+export UV_LINK_MODE ?= copy
+
+.PHONY: help setup demo check test lint types unit benchmarks contract requirements format clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.run ## Install what the command `wardround` needs
+
+demo: $(VENV)/.run ## Set up and run the first example: breast cancer, three clinics, against pooled data
+	$(BIN)/wardround simulate examples/breast-cancer.toml --fresh
+
+check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that need no server and no torch (two minutes)
+
+test: $(VENV)/.torch lint types ## Set up everything and run all tests
+	$(BIN)/coverage erase
+	CI=$${CI:-true} $(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage report --skip-covered --sort=cover | tail -n 25
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PYTHONPATH=services:messages $(BIN)/lint-imports --no-cache
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest -q -m "not slow"
+
+benchmarks: $(VENV)/.dev ## Measure what the documentation states
+	$(BIN)/python benchmarks/round_overhead.py
+	$(BIN)/python benchmarks/aggregate.py
+
+contract: $(VENV)/.dev ## Write the published schemas anew
+	$(BIN)/python -m wardround_messages.asyncapi --write messages
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+requirements: $(VENV)/.dev ## Pin anew what is installed
+	cd requirements && for set in uv build torch; do ../$(UV) pip compile -q $$set.in -c dev.txt $(PIN) -o $$set.txt; done
+
+clean: ## Remove what this Makefile installed and what runs left
+	rm -rf $(VENV) .cache runs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# --- installation -----------------------------------------------------------------------------------------------------
+
+PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade
+
+.cache/uv/bin/uv: requirements/uv.txt
+	@command -v python3 >/dev/null || { echo "python3 is missing: installing it with apt-get"; apt-get install -y python3 python3-venv; }
+	@python3 -c 'import ensurepip' 2>/dev/null || { echo "python3-venv is missing: installing it with apt-get"; apt-get install -y python3-venv; }
+	python3 -m venv .cache/uv
+	.cache/uv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
+
+$(VENV)/.python: $(if $(shell command -v uv),,.cache/uv/bin/uv)
+	test -x $(BIN)/python || $(UV) venv -q --python '>=3.11' $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.python requirements/run.txt requirements/build.txt pyproject.toml
+	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/run.txt -r requirements/build.txt
+	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.dev requirements/torch.txt
+	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/torch.txt
+	@touch $@
