@@ -104,22 +104,23 @@ async def aggregate(store: FolderStore, folder: Path, slice_size: int) -> float:
 
 
 async def read_and_hash(store: FolderStore, folder: Path, slice_size: int) -> float:
-    """Seconds to read every update once, slice by slice, and to take its SHA-256."""
-    closed = (await read_entry(store)).body
+    """Seconds to read each model once, slice by slice, and to take its SHA-256."""
+    opened, closed = (await read_entry(store, OPENING)).body, (await read_entry(store, CLOSING)).body
+    assert isinstance(opened, StepOpened)
     assert isinstance(closed, StepClosed)
     begin = time.perf_counter()
-    for member in closed.members:
-        assert member.update is not None
+    for ref in (opened.built_on, *(member.update for member in closed.members)):
+        assert ref is not None
         hasher = hashlib.sha256()
-        for offset in range(0, member.update.size, slice_size):
-            hasher.update(await store.read(bucket_of(EXPERIMENT), member.update.key, offset=offset, length=slice_size))
-        if hasher.hexdigest() != member.update.sha256:
-            raise SystemExit(f"{member.update.key} is not what was written")
+        for offset in range(0, ref.size, slice_size):
+            hasher.update(await store.read(bucket_of(EXPERIMENT), ref.key, offset=offset, length=slice_size))
+        if hasher.hexdigest() != ref.sha256:
+            raise SystemExit(f"{ref.key} is not what was written")
     return time.perf_counter() - begin
 
 
-async def read_entry(store: FolderStore) -> JournalEntry:
-    key = str(JournalKey(CLOSING))
+async def read_entry(store: FolderStore, number: int) -> JournalEntry:
+    key = str(JournalKey(number))
     return await read_model(store, bucket_of(EXPERIMENT), key, JournalEntry, at_most=ENTRY_AT_MOST)
 
 

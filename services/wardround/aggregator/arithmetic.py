@@ -107,11 +107,9 @@ class SliceMerge:
         change = self._bench.change[: len(values)]
         if base is None:
             np.copyto(change, values)
-        elif part.tensor.dtype == "BF16":
-            widen(base, "BF16", change)
-            np.subtract(values, change, out=change)
         else:
-            np.subtract(values, base, out=change)
+            widen(base, part.tensor.dtype, change)
+            np.subtract(values, change, out=change)
         np.multiply(change, change, out=change)
         return float(np.add.reduce(change))
 

@@ -41,7 +41,7 @@ class Hashing:
         """Have the chunk hashed, soon; it is not to be changed any more. Nothing is done where there is no hash."""
         if hasher is None:
             return
-        if len(data) <= SMALL and not self._behind:
+        if len(data) <= 2**17 and not self._behind:
             hasher.update(data)
             return
         self._behind.append(asyncio.get_running_loop().run_in_executor(self._thread, hasher.update, data))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from wardround.runtime.safetensors_header import WIDTHS, Tensor
 
 # Sums are taken block by block, counted from a tensor's first element. A slice holds whole blocks, so that no sum
-# depends on where slices end. 64 Ki float64 are 512 KiB: what the arithmetic needs at once stays in the cache.
-BLOCK = 2**16
+# depends on where slices end. 32 Ki float64 are 256 KiB: what the arithmetic needs at once stays in the cache.
+BLOCK = 2**15
 
 
 @dataclass(frozen=True, slots=True)

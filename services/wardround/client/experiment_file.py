@@ -95,10 +95,15 @@ def _override(table: dict[str, Any], override: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise CommandError(f"--set {override}: '{part}' is not a table")
+    table[parts[-1]] = toml_value(text)
+
+
+def toml_value(text: str) -> object:
+    """The value as TOML writes it; what is no TOML is taken as text."""
     try:
-        table[parts[-1]] = tomllib.loads(f"value = {text.strip()}")["value"]
+        return tomllib.loads(f"value = {text.strip()}")["value"]
     except (ValueError, RecursionError):
-        table[parts[-1]] = text.strip()
+        return text.strip()
 
 
 def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder) -> Manifest:

@@ -63,7 +63,7 @@ async def fill(folder: Path, job: Job, model: ObjectRef | None, store: ObjectSto
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    if job.carry is not None:
+    if job.carry is not None and not os.path.isdir(job.carry):
         Path(job.carry).mkdir(parents=True, exist_ok=True)
     if model is not None:
         bucket = bucket_of(job.experiment)

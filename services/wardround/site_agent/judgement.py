@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from wardround.site_agent.outbound import plain
-from wardround.site_agent.policy import Decision, Policy, Request, requests_of
+from wardround.site_agent.policy import Decision, Leave, Policy, Request, requests_of
 from wardround.site_agent.settings import SecretUnreadableError, SiteSettings
 from wardround.site_agent.site import Site
 from wardround.site_agent.trainers import check_parameters
@@ -29,9 +29,10 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """What the policy decided, `allow` or `ask`, and with which installed trainer."""
+    """What the policy decided, `allow` or `ask`, what may leave, and with which installed trainer."""
 
     decision: Decision
+    leave: Leave
     trainer: Trainer
 
 
@@ -50,17 +51,21 @@ async def judge_offer(site: Site, offer: OfferExperiment) -> Permission:
     decisions = [_not_denied(policy.judge(request)) for request in requests]
     for request in requests:
         data_of(site.settings, request.dataset)
-    trainer = _fitting(description, manifest)
+    trainer = _named(description, manifest)
+    problem = check_parameters(trainer, manifest.training.parameters)
+    if problem is not None:
+        raise RefusedError("parameters", plain(problem))
     asking = next((decision for decision in decisions if decision.verdict == "ask"), decisions[0])
-    return Permission(asking, trainer)
+    return Permission(asking, policy.leave_of(asking.rule), _identity(trainer))
 
 
 async def judge_task(site: Site, start: StartTask, manifest: Manifest, consent: Consent) -> Permission:
     """Raises `RefusedError`; a policy that asks for a person's word is content with a consent that a person gave."""
     description = await _installed(site, manifest.training.trainer)
     code_sha256 = None if description is None else description.code_sha256
-    decision = _agreed(site.policy().judge(_request(start, manifest, consent, code_sha256)), consent)
-    return Permission(decision, _fitting(description, manifest))
+    policy = site.policy()
+    decision = _agreed(policy.judge(_request(start, manifest, consent, code_sha256)), consent)
+    return Permission(decision, policy.leave_of(decision.rule), _identity(_named(description, manifest)))
 
 
 def judge_leaving(
@@ -130,11 +135,11 @@ async def _installed(site: Site, name: str) -> TrainerDescription | None:
     return next((each for each in await site.patience(site.catalogue) if each.name == name), None)
 
 
-def _fitting(description: TrainerDescription | None, manifest: Manifest) -> Trainer:
-    name = manifest.training.trainer
+def _named(description: TrainerDescription | None, manifest: Manifest) -> TrainerDescription:
     if description is None:
-        raise RefusedError("trainer_missing", f"no trainer '{name}' is installed at this clinic")
-    problem = check_parameters(description, manifest.training.parameters)
-    if problem is not None:
-        raise RefusedError("parameters", plain(problem))
+        raise RefusedError("trainer_missing", f"no trainer '{manifest.training.trainer}' is installed at this clinic")
+    return description
+
+
+def _identity(description: TrainerDescription) -> Trainer:
     return Trainer(name=description.name, version=description.version, code_sha256=description.code_sha256)

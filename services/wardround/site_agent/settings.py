@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wardround.runtime.toml_file import SettingsError, Table, absolute, load_toml
 from wardround_messages.names import SiteId, Slug
@@ -124,11 +124,13 @@ class Inline(AnyScheduler):
     kind: Literal["inline"]
 
 
-_KINDS = "must be a table with kind = 'airflow', 'local' or 'inline'"
-AnySchedulerKind = Annotated[
-    Airflow | Local | Inline,
-    Discriminator("kind", custom_error_type="scheduler_kind", custom_error_message=_KINDS),
-]
+def _of_a_kind(value: object) -> object:
+    if isinstance(value, dict) and value.get("kind") not in ("airflow", "local", "inline"):
+        raise ValueError("kind must be 'airflow', 'local' or 'inline'")
+    return value
+
+
+AnyKind = Annotated[Airflow | Local | Inline, Field(discriminator="kind"), BeforeValidator(_of_a_kind)]
 
 
 def _listed(value: object) -> object:
@@ -161,7 +163,7 @@ class SiteSettings(Table):
     site: SiteId
     hub: Hub | None = None
     paths: Paths
-    scheduler: AnySchedulerKind = Local()
+    scheduler: AnyKind = Local()
     datasets: dict[Slug, Dataset] = {}
 
     @model_validator(mode="after")

@@ -98,7 +98,7 @@ class Work:
         hand.phase = "queued"
         async with self._slots:
             hand.phase = "training"
-            result = await train(site, hand, site.policy().leave_of(permission.decision.rule), anew=anew)
+            result = await train(site, hand, permission.leave, anew=anew)
         hand.phase = "checking"
         return await self._checked(start, manifest, consent, permission, result)
 
@@ -143,15 +143,14 @@ class Work:
         self, start: StartTask, manifest: Manifest, consent: Consent, permission: Permission, result: TaskResult
     ) -> Answer:
         """The answer with what may leave of the result, judged by the policy as it stands now."""
-        policy = self._site.policy()
         if result.failure is not None:
-            leave = policy.leave_of(permission.decision.rule)
             outcome = "refused" if result.failure.code in REFUSALS else "failed"
-            failure = failure_of(result.failure, result.text, leave)
+            failure = failure_of(result.failure, result.text, permission.leave)
             return self._answer(start, outcome=outcome, trainer=result.trainer, failure=failure)
         if result.trainer is None or result.trainer.name != manifest.training.trainer:
             raise TaskEndsError("failed", "checking", "bad_result", "the result is of another trainer")
         cases = result.cases if start.task is Task.TRAIN or result.received is None else result.received.cases or 0
+        policy = self._site.policy()
         decision = judge_leaving(policy, start, manifest, consent, code_sha256=result.trainer.code_sha256, cases=cases)
         leave = policy.leave_of(decision.rule)
         counts_leave = manifest.strategy.weight == "cases"

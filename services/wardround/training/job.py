@@ -1,17 +1,19 @@
 """What a trainer is given: its parameters, the site's cases, time to train, and a place to say how it goes."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from threading import Event
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from wardround.training.cases import VALIDATION, CaseFolders, split_by_salt
 from wardround.training.errors import CancelledTaskError, TaskError
 from wardround.training.metrics_file import MetricsFile
 from wardround.training.tensors import Weights
+from wardround_messages.base import canonical_bytes
+from wardround_messages.codec import what_is_wrong
 from wardround_messages.names import Task
 from wardround_messages.task_folder import Job
 
@@ -32,6 +34,16 @@ class Parameters(BaseModel):
     def _whole_numbers(cls, value: Any) -> Any:
         """16.0 is an integer in JSON Schema; so it is here."""
         return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Self:
+        """From what a manifest holds. Raises `TaskError("parameters_invalid")`, naming the first that does not fit."""
+        try:
+            return cls.model_validate_json(canonical_bytes(given))
+        except ValidationError as error:
+            raise TaskError("parameters_invalid", what_is_wrong(error)) from error
+        except (TypeError, ValueError) as error:
+            raise TaskError("parameters_invalid", "a value is no finite number, text, truth value or list") from error
 
 
 P = TypeVar("P", bound=Parameters)

@@ -10,10 +10,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from pydantic import ValidationError
-
 from wardround.training.errors import CaseUnreadableError, TaskError
-from wardround.training.job import Parameters, TrainingJob
+from wardround.training.job import TrainingJob
 from wardround.training.metrics_file import MetricsFile
 from wardround.training.optimizer_state import split_optimizer, state_after, state_before
 from wardround.training.registry import installed_trainer
@@ -29,8 +27,8 @@ from wardround.training.tensors import (
 )
 from wardround.training.trainer import Outcome, Trainer
 from wardround_messages import parts
-from wardround_messages.base import canonical_bytes, canonical_json
-from wardround_messages.codec import MalformedError, parse, what_is_wrong
+from wardround_messages.base import canonical_json
+from wardround_messages.codec import MalformedError, parse
 from wardround_messages.names import Task
 from wardround_messages.parts import Measured
 from wardround_messages.task_folder import (
@@ -94,12 +92,12 @@ class _Run:
 
     def _failed(self, error: TaskError, cause: BaseException) -> TaskResult:
         logger.error("%s: %s", self.phase, error, exc_info=cause)
-        text = f"{type(cause).__name__}: {cause}"[:TEXT_AT_MOST]
+        text = "" if self.check or cause is error else f"{type(cause).__name__}: {cause}"[:TEXT_AT_MOST]
         return TaskResult(
             trainer=self.trainer,
             seconds=self.seconds,
             failure=error.failure(self.phase),
-            text="" if self.check else text.encode(errors="replace").decode(),
+            text=text.encode(errors="replace").decode(),
         )
 
     def _perform(self) -> TaskResult:
@@ -108,7 +106,7 @@ class _Run:
             installed = installed_trainer(job.trainer)
             self.trainer = installed.identity
             trainer = installed.type()
-            parameters = _parameters(installed.type.parameters_type(), job)
+            parameters = installed.type.parameters_type().read(job.parameters)
         with self._timed("model"):
             base, optimizer = split_optimizer(self._received(job))
             state = state_before(job, optimizer)
@@ -195,13 +193,6 @@ class _Run:
 
 _TRAINER_ERROR = TaskError("trainer_error", "the trainer raised an error; the log of the site's task shows it")
 _FILE_NAMES = ("utf-8", "surrogateescape")
-
-
-def _parameters(model: type[Parameters], job: Job) -> Parameters:
-    try:
-        return model.model_validate_json(canonical_bytes(job.model_dump(mode="json")["parameters"]))
-    except ValidationError as error:
-        raise TaskError("parameters_invalid", what_is_wrong(error)) from error
 
 
 def _cases(trainer: Trainer[Any, Any], given: TrainingJob[Any]) -> tuple[Any, Any]:

@@ -114,6 +114,7 @@ class ForkServer:
         for task, child in self._children.items():
             if child.kill_at is not None and child.kill_at <= time.monotonic():
                 self._signal(task, signal.SIGKILL)
+                child.kill_at = None
 
     def _kill_all(self) -> None:
         for task in list(self._children):
@@ -126,7 +127,7 @@ class ForkServer:
         return os.waitstatus_to_exitcode(status)
 
     def _signal(self, task: str, number: int) -> None:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # macOS forbids what Linux does not find
             os.killpg(self._children[task].pid, number)
 
     def _report(self, **line: object) -> None:

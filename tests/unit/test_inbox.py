@@ -1,0 +1,230 @@
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wardround.site_agent.inbox import IdReusedError, Inbox, InboxError, InboxInUseError
+from wardround_messages.commands import CancelTask, OfferExperiment, StartTask
+from wardround_messages.manifest import Cohort, Manifest, Rounds, Training
+from wardround_messages.names import GlobalKey, Task
+from wardround_messages.objects import Consent
+from wardround_messages.parts import ObjectRef
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MANIFEST = Manifest(
+    id="glioma-1",
+    study="glioma",
+    purpose="",
+    cohort=Cohort(sites=("clinic-1",)),
+    rounds=Rounds(count=5),
+    training=Training(trainer="adding", dataset="counting"),
+)
+MODEL = ObjectRef(key=str(GlobalKey(0, "c" * 16)), size=9, sha256="c" * 64)
+
+
+def start(**parts: Any) -> StartTask:
+    return StartTask(
+        **{
+            "experiment": "glioma-1",
+            "site": "clinic-1",
+            "round": 1,
+            "task": Task.TRAIN,
+            "attempt": 1,
+            "requested_by": "researcher-a",
+            "manifest_sha256": MANIFEST.sha256,
+            "model": MODEL,
+            "seed": 7,
+        }
+        | parts
+    )
+
+
+def offer(number: int = 0) -> OfferExperiment:
+    return OfferExperiment(
+        experiment="glioma-1",
+        site="clinic-1",
+        requested_by="researcher-a",
+        manifest=MANIFEST,
+        manifest_sha256=MANIFEST.sha256,
+        rounds=5,
+        offer=number,
+    )
+
+
+def cancel(reason: str = "step_closed") -> CancelTask:
+    return CancelTask.model_validate(
+        {
+            "experiment": "glioma-1",
+            "site": "clinic-1",
+            "round": 1,
+            "task": Task.TRAIN,
+            "attempt": 1,
+            "reason": reason,
+        }
+    )
+
+
+def consent(number: int = 1, **parts: Any) -> Consent:
+    return Consent(
+        **{
+            "experiment": "glioma-1",
+            "site": "clinic-1",
+            "manifest_sha256": MANIFEST.sha256,
+            "number": number,
+            "offer": 0,
+            "verdict": "granted",
+            "rounds": 5,
+            "code": "allowed",
+            "at": NOW,
+        }
+        | parts
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "inbox.sqlite"
+
+
+@pytest.fixture
+def inbox(path: Path) -> Iterator[Inbox]:
+    with Inbox.open(path, durable=False) as inbox:
+        yield inbox
+
+
+def test_a_command_is_taken_once(inbox: Inbox) -> None:
+    assert inbox.take(start(), at=NOW)
+    assert not inbox.take(start(), at=NOW)
+    assert inbox.tasks_in_hand() == (start(),)
+
+
+def test_an_id_never_stands_for_two_contents(inbox: Inbox) -> None:
+    inbox.take(start(), at=NOW)
+    with pytest.raises(IdReusedError, match=r"start\.glioma-1"):
+        inbox.take(start(seed=8), at=NOW)
+    assert inbox.tasks_in_hand() == (start(),)
+
+
+def test_what_was_taken_is_there_after_a_restart(path: Path) -> None:
+    with Inbox.open(path) as inbox:
+        inbox.take(offer(), at=NOW)
+        inbox.take(start(), at=NOW)
+        inbox.take(start(round=2), at=NOW)
+        inbox.end(start(round=2).task_id, "done")
+    with Inbox.open(path) as again:
+        assert again.open_offers() == (offer(),)
+        assert again.manifest(MANIFEST.sha256) == MANIFEST
+        assert again.tasks_in_hand() == (start(),)
+        assert again.has_ended(start(round=2).task_id)
+        assert not again.has_ended(start().task_id)
+        assert not again.take(start(), at=NOW)
+
+
+def test_ids_are_forgotten_after_thirty_days_but_not_what_they_led_to(inbox: Inbox) -> None:
+    inbox.take(start(), at=NOW)
+    inbox.end(start().task_id, "done")
+    inbox.forget_messages(now=NOW + timedelta(days=29))
+    assert not inbox.take(start(), at=NOW)
+    inbox.forget_messages(now=NOW + timedelta(days=31))
+    assert inbox.take(start(), at=NOW)
+    assert inbox.tasks_in_hand() == ()
+
+
+def test_a_cancel_of_an_unknown_task_is_remembered(inbox: Inbox) -> None:
+    inbox.take(cancel(), at=NOW)
+    assert inbox.cancelled(start().task_id) == "step_closed"
+    assert inbox.cancelled(start(attempt=2).task_id) is None
+
+
+def test_the_first_reason_of_a_cancel_stands(inbox: Inbox) -> None:
+    inbox.take(cancel(), at=NOW)
+    assert inbox.take(cancel("stale_round"), at=NOW)
+    assert inbox.cancelled(start().task_id) == "step_closed"
+
+
+def test_tasks_in_training_come_first_after_a_restart(inbox: Inbox) -> None:
+    for round_ in (1, 2, 3):
+        inbox.take(start(round=round_), at=NOW)
+    inbox.count_training(start(round=3).task_id)
+    assert [task.round for task in inbox.tasks_in_hand()] == [3, 1, 2]
+    assert inbox.trainings(start(round=3).task_id) == 1
+    assert inbox.trainings(start(round=9).task_id) == 0
+
+
+def test_the_highest_attempt_and_the_newest_round_are_known(inbox: Inbox) -> None:
+    assert (inbox.newest_attempt(start().task_id), inbox.newest_round("glioma-1")) == (0, -1)
+    inbox.take(start(attempt=3), at=NOW)
+    inbox.take(start(round=4, task=Task.TEST), at=NOW)
+    assert inbox.newest_attempt(start().task_id) == 3
+    assert inbox.newest_round("glioma-1") == 4
+    assert inbox.newest_round("glioma-2") == -1
+
+
+def test_an_offer_stays_open_until_its_consent_is_kept(inbox: Inbox) -> None:
+    inbox.take(offer(7), at=NOW)
+    inbox.take(offer(3), at=NOW)
+    assert [each.offer for each in inbox.open_offers()] == [3, 7]
+    inbox.keep_consent(consent(), answers=offer(3).id)
+    assert [each.offer for each in inbox.open_offers()] == [7]
+
+
+def test_the_newest_consent_counts(inbox: Inbox) -> None:
+    assert inbox.consent("glioma-1", MANIFEST.sha256) is None
+    inbox.keep_consent(consent(1))
+    inbox.keep_consent(consent(2, verdict="withdrawn", code="withdrawn"))
+    newest = inbox.consent("glioma-1", MANIFEST.sha256)
+    assert newest is not None
+    assert newest.verdict == "withdrawn"
+    assert inbox.consents_to("glioma-1") == (newest,)
+    assert inbox.consents_to("glioma-2") == ()
+
+
+def test_a_consent_is_to_be_stored_until_it_is_known_to_be(inbox: Inbox) -> None:
+    inbox.keep_consent(consent())
+    renumbered = inbox.renumber_consent(consent(), 4)
+    assert inbox.consents_to_store() == (consent(4),) == (renumbered,)
+    inbox.consent_is_stored(renumbered)
+    assert inbox.consents_to_store() == ()
+    assert inbox.consent("glioma-1", MANIFEST.sha256) == renumbered
+
+
+def test_a_manifest_is_kept_once(inbox: Inbox) -> None:
+    assert inbox.manifest(MANIFEST.sha256) is None
+    inbox.keep_manifest(MANIFEST)
+    inbox.keep_manifest(MANIFEST)
+    assert inbox.manifest(MANIFEST.sha256) == MANIFEST
+
+
+def test_two_agents_cannot_share_an_inbox(path: Path, inbox: Inbox) -> None:
+    with pytest.raises(InboxInUseError, match="stop it first"), Inbox.open(path):
+        pass
+    assert inbox.take(start(), at=NOW)
+
+
+def test_a_file_that_is_no_inbox_is_said_to_be_none(path: Path) -> None:
+    path.write_bytes(b"this is not SQLite, whatever its name says" * 10)
+    with pytest.raises(InboxError, match="no inbox"), Inbox.open(path):
+        pass
+
+
+def test_an_inbox_of_a_later_version_is_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+    with pytest.raises(InboxError, match="version 2"), Inbox.open(path):
+        pass
+
+
+def test_what_fails_half_way_leaves_nothing(path: Path, inbox: Inbox) -> None:
+    other = sqlite3.connect(path)
+    other.execute("DROP TABLE tasks")
+    other.commit()
+    other.close()
+    with pytest.raises(sqlite3.OperationalError):
+        inbox.take(start(), at=NOW)
+    assert inbox.take(cancel(), at=NOW)
+    with pytest.raises(sqlite3.OperationalError):
+        inbox.take(start(), at=NOW)
