@@ -19,13 +19,14 @@ from clinic import (
     tensors,
     write_site,
 )
+from structlog.testing import capture_logs
 
 from wardround.runtime.bus.memory import MemoryBus
-from wardround.site_agent import duty
+from wardround.site_agent import duty, training
 from wardround.site_agent.inbox import InboxInUseError
 from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround_messages.base import canonical_bytes, canonical_json, digest
-from wardround_messages.events import MetricsReported, SiteSeen, TaskAccepted, TaskAnswered, TaskStarted
+from wardround_messages.events import MetricsReported, Progress, SiteSeen, TaskAccepted, TaskAnswered, TaskStarted
 from wardround_messages.manifest import Cohort
 from wardround_messages.names import Task, UpdateKey, site_queue
 from wardround_messages.parts import Measured, ObjectRef, Trainer
@@ -570,16 +571,15 @@ async def test_the_same_message_again_is_ignored_and_counted(clinic: Clinic) -> 
     assert clinic.broker.dead_letters() == ()
 
 
-async def test_another_content_under_a_known_id_is_a_dead_letter(
-    clinic: Clinic, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async with clinic.running():
-        await clinic.enrol()
-        await clinic.hub.send(clinic.start())
-        await clinic.answer(clinic.start())
-        await clinic.hub.send(clinic.start(seed=8))
-        assert await clinic.dead_letters() == ["id_reused"]
-    assert "security" in capsys.readouterr().out
+async def test_another_content_under_a_known_id_is_a_dead_letter_and_a_security_event(clinic: Clinic) -> None:
+    with capture_logs() as logs:
+        async with clinic.running():
+            await clinic.enrol()
+            await clinic.hub.send(clinic.start())
+            await clinic.answer(clinic.start())
+            await clinic.hub.send(clinic.start(seed=8))
+            assert await clinic.dead_letters() == ["id_reused"]
+    assert ("security", "id_reused") in [(line["event"], line.get("event_kind")) for line in logs]
     assert len(clinic.training.trained) == 1
 
 
@@ -776,3 +776,67 @@ async def test_what_a_killed_agent_left_in_the_spool_is_cleared_at_the_next_star
     left.mkdir()
     async with clinic.running():
         assert not left.exists()
+
+
+async def test_metrics_are_told_while_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REPORTED_EVERY", 0.01)
+    clinic = Clinic(tmp_path, threads=True)
+    await clinic.open_experiment()
+    go_on = Event()
+
+    def write_some(folder: Path, cancelled: Event) -> None:
+        (folder / "metrics.jsonl").write_text(
+            '{"v":1,"t":1.0,"kind":"progress","phase":"train","done":3,"of":12}\n'
+            '{"v":1,"t":1.0,"kind":"metric","name":"age","value":61.0}\n'
+            "no metric at all\n"
+        )
+        go_on.wait(5)
+
+    clinic.training.before = write_some
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        reported = await clinic.said(MetricsReported)
+        assert await clinic.objects("answers/") == ()
+        go_on.set()
+        await clinic.answer(clinic.start())
+    assert reported.progress == Progress(phase="train", done=3, of=12)
+    assert reported.metrics == {}
+
+
+async def test_a_training_that_ended_while_the_agent_was_down_is_not_done_again(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, threads=True)
+    await clinic.open_experiment()
+    go_on = Event()
+    clinic.training.before = lambda folder, cancelled: wait_for(go_on)
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await clinic.said(TaskStarted)
+    go_on.set()
+    assert (await clinic.scheduler.wait(str(clinic.start().task_id))).succeeded
+    fresh = InlineScheduler(clinic.settings.paths.spool, clinic.training)
+    async with clinic.running(scheduler=fresh):
+        answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+    assert len(clinic.training.trained) == 1
+
+
+async def test_a_folder_filled_for_another_job_is_filled_and_trained_anew(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, threads=True)
+    await clinic.open_experiment()
+    clinic.training.before = lambda folder, cancelled: wait_for(cancelled)
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await clinic.said(TaskStarted)
+    clinic.training.before = lambda folder, cancelled: None
+    (clinic.folder / "salt").write_text("another grain")
+    async with clinic.running():
+        answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+    assert [job.data.split_salt for job in clinic.training.jobs] == ["grain", "another grain"]
+
+
+def wait_for(event: Event) -> None:
+    assert event.wait(5)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from wardround.aggregator.handlers import Aggregation
 from wardround.runtime.journal import Journal
 from wardround.runtime.store.port import ObjectStore
 from wardround.runtime.store.transfer import read_model

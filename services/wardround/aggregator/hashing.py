@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol, Self
 
-from wardround.runtime.store.blocking import SMALL
-
 # How many chunks may wait for their hash: what the arithmetic can be ahead.
 BEHIND = 2
 
@@ -23,9 +21,13 @@ class Hash(Protocol):
 
 
 class Hashing:
-    """One thread in which all chunks of a pass are hashed, in the order in which they are fed; small ones in place."""
+    """One thread in which all chunks of a pass are hashed, in the order in which they are fed.
 
-    def __init__(self) -> None:
+    `in_place` does without: for a small model the way to a thread and back is longer than the work.
+    """
+
+    def __init__(self, *, in_place: bool) -> None:
+        self._in_place = in_place
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hashing")
         self._behind: deque[asyncio.Future[None]] = deque()
 
@@ -41,7 +43,7 @@ class Hashing:
         """Have the chunk hashed, soon; it is not to be changed any more. Nothing is done where there is no hash."""
         if hasher is None:
             return
-        if len(data) <= 2**17 and not self._behind:
+        if self._in_place:
             hasher.update(data)
             return
         self._behind.append(asyncio.get_running_loop().run_in_executor(self._thread, hasher.update, data))

@@ -23,9 +23,9 @@ class Reading:
 
     def __init__(self, ref: ObjectRef, source: Source) -> None:
         self.source = source
+        self.hasher = source.hasher()
         self.tally = Tally()
         self._sha256 = ref.sha256
-        self.hasher = source.hasher()
 
     def lost(self, fault: Fault) -> None:
         """Its bytes ended too soon: nothing read of it counts, and there is no digest to compare."""
@@ -67,9 +67,10 @@ async def merge(
     """
     pieces = tuple(slices(layout.tensors, slice_size))
     read = [reading for reading in (base, *members) if reading is not None]
+    size = pieces[-1].end if pieces else 0
     bench = Workbench(max((piece.elements for piece in pieces), default=0))
     merged, digest = Tally(), hashlib.sha256(layout.header)
-    with to.open("wb") as file, Hashing() as hashing:
+    with to.open("wb") as file, Hashing(in_place=size <= SMALL) as hashing:
         file.write(layout.header)
         async with ReadAhead(partial(reading.source.read, piece) for piece in pieces for reading in read) as ahead:
             for piece in pieces:
@@ -92,9 +93,8 @@ async def merge(
                 await hashing.feed(digest, out)
                 await run(in_place, file.write, out)
         await hashing.done()
-        size = file.tell()
     for reading in read:
         reading.check_digest()
     if base is not None and base.tally.fault is not None:
         raise FaultyModelError(base.tally.fault.code, base.tally.fault.detail)
-    return Merged(size, digest.hexdigest(), merged.squares)
+    return Merged(len(layout.header) + size, digest.hexdigest(), merged.squares)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -175,5 +175,11 @@ class Federation:
         self._faulted.set_exception(error)
 
 
-async def _catalogue() -> tuple[TrainerDescription, ...]:
+@cache
+def _installed() -> tuple[TrainerDescription, ...]:
+    """What is installed does not change while this process, which has loaded it, lives."""
     return describe()
+
+
+async def _catalogue() -> tuple[TrainerDescription, ...]:
+    return _installed()

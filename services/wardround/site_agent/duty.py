@@ -67,7 +67,7 @@ class Duty:
 
     async def withdraw(self, experiment: str, reason: str) -> None:
         """Take the consent to an experiment back; its tasks in hand end, and count as refused."""
-        for task, hand in self._hands.items():
+        for task, hand in list(self._hands.items()):
             if task.experiment == experiment:
                 await self._site.write(self._site.inbox.cancel, task, WITHDRAWN)
                 hand.cancel(WITHDRAWN)

@@ -160,7 +160,8 @@ class Enrolment:
             if consent.number == NUMBER_AT_MOST:
                 log.error("consent_not_stored", experiment=consent.experiment, reason="all numbers are taken")
                 return
-            consent = await site.write(site.inbox.renumber_consent, consent, consent.number + 1)
+            number = self._next_number(consent.experiment, consent.manifest_sha256)
+            consent = await site.write(site.inbox.renumber_consent, consent, number)
         await site.write(site.inbox.consent_is_stored, consent)
 
     async def _recovered(self, start: StartTask) -> Consent | None:

@@ -184,7 +184,9 @@ class Inbox:
 
     def consents_to_store(self) -> tuple[Consent, ...]:
         """Consents decided and not known to be in the store."""
-        rows = self._database.execute("SELECT body FROM consents WHERE stored = 0").fetchall()
+        rows = self._database.execute(
+            "SELECT body FROM consents WHERE stored = 0 ORDER BY experiment, manifest, number"
+        ).fetchall()
         return tuple(Consent.model_validate_json(body) for (body,) in rows)
 
     def keep_consent(self, consent: Consent, *, answers: str | None = None, stored: bool = False) -> None:

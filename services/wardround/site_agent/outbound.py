@@ -6,6 +6,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,10 +43,11 @@ class HeldBackError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """`size` in bytes."""
+    """`size` in bytes. `content` is what was checked: the bytes themselves where they are few, else the file."""
 
     size: int
     sha256: str
+    content: bytes | Path
 
 
 def regular_file(path: Path) -> bool:
@@ -64,10 +66,11 @@ def check_update(path: Path, *, at_most: int) -> CheckedFile:
     """
     if not regular_file(path):
         raise HeldBackError("no_update", "the training left no update.safetensors")
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        if size > at_most:
-            raise HeldBackError("update_too_large", f"the update has {size} bytes, {at_most} may leave")
+    size = path.stat().st_size
+    if size > at_most:
+        raise HeldBackError("update_too_large", f"the update has {size} bytes, {at_most} may leave")
+    content = path.read_bytes() if size <= SLICE else path
+    with BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
         try:
             head = file.read(LENGTH_BYTES)
             head += file.read(header_end(head, size) - len(head))
@@ -79,7 +82,7 @@ def check_update(path: Path, *, at_most: int) -> CheckedFile:
             hasher.update(data)
             if tensor.dtype in FLOATS and not all_finite(data, tensor.dtype):
                 raise HeldBackError("not_finite", f"{tensor.name} holds a value that is not a finite number")
-    return CheckedFile(size, hasher.hexdigest())
+    return CheckedFile(size, hasher.hexdigest(), content)
 
 
 def _slices(file: BinaryIO, tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, bytes]]:

@@ -37,8 +37,8 @@ class Submission:
 
         return await self._site.patience(look)
 
-    async def submit(self, hand: Hand, answer: Answer, update: Path | None = None) -> None:
-        """Store the update in the file, if there is one, then the answer. An answer that stood there before counts."""
+    async def submit(self, hand: Hand, answer: Answer, update: bytes | Path | None = None) -> None:
+        """Store the update, if there is one, then the answer. An answer that stood there before counts."""
         hand.phase = "submitting"
         try:
             if answer.update is not None and update is not None:
@@ -61,7 +61,7 @@ class Submission:
         hand.phase = "answered"
         shutil.rmtree(self._site.folder(task), ignore_errors=True)
 
-    async def _put_update(self, start: StartTask, answer: Answer, file: Path) -> None:
+    async def _put_update(self, start: StartTask, answer: Answer, content: bytes | Path) -> None:
         site, update = self._site, answer.update
         assert update is not None  # noqa: S101 - the caller looked
         await site.write(
@@ -71,9 +71,9 @@ class Submission:
             key=update.key,
             size=update.size,
             sha256=update.sha256,
-            cases_sha256=_digest_of(file.with_name(CASES)),
+            cases_sha256=_digest_of(site.folder(start.task_id) / CASES),
         )
-        await site.patience(lambda: site.store.put(bucket_of(start.experiment), update.key, file))
+        await site.patience(lambda: site.store.put(bucket_of(start.experiment), update.key, content))
 
     async def _create_answer(self, start: StartTask, answer: Answer) -> bool:
         site, key, data = self._site, _answer_key(start), canonical_json(answer)

@@ -70,10 +70,9 @@ class Work:
         if await self._submission.is_answered(hand.start):
             await self._submission.close(hand, "answered")
             return
-        update = None
+        update: CheckedFile | None = None
         try:
-            answer = await self._through(hand)
-            update = self._site.folder(hand.start.task_id) / UPDATE
+            answer, update = await self._through(hand)
         except RefusedError as refusal:
             await self._stop_leftover(hand)
             answer = self._ended(hand, TaskEndsError("refused", "policy", refusal.code, refusal.reason))
@@ -83,9 +82,9 @@ class Work:
             log.exception("task_broke_the_agent", task=str(hand.start.task_id))
             await self._stop_leftover(hand)
             answer = self._ended(hand, TaskEndsError("failed", hand.phase, "agent_error"))
-        await self._submission.submit(hand, answer, update)
+        await self._submission.submit(hand, answer, None if update is None else update.content)
 
-    async def _through(self, hand: Hand) -> Answer:
+    async def _through(self, hand: Hand) -> tuple[Answer, CheckedFile | None]:
         start, site = hand.start, self._site
         if site.inbox.newest_round(start.experiment) > start.round:
             raise RefusedError("stale_round", "a later round has begun")
@@ -141,12 +140,12 @@ class Work:
 
     async def _checked(
         self, start: StartTask, manifest: Manifest, consent: Consent, permission: Permission, result: TaskResult
-    ) -> Answer:
+    ) -> tuple[Answer, CheckedFile | None]:
         """The answer with what may leave of the result, judged by the policy as it stands now."""
         if result.failure is not None:
             outcome = "refused" if result.failure.code in REFUSALS else "failed"
             failure = failure_of(result.failure, result.text, permission.leave)
-            return self._answer(start, outcome=outcome, trainer=result.trainer, failure=failure)
+            return self._answer(start, outcome=outcome, trainer=result.trainer, failure=failure), None
         if result.trainer is None or result.trainer.name != manifest.training.trainer:
             raise TaskEndsError("failed", "checking", "bad_result", "the result is of another trainer")
         cases = result.cases if start.task is Task.TRAIN or result.received is None else result.received.cases or 0
@@ -157,29 +156,30 @@ class Work:
         if start.task is Task.TRAIN and counts_leave and result.cases == 0:
             raise TaskEndsError("failed", "checking", "no_cases", "the training counted no case")
         numbers = figures(result, task=start.task, leave=leave, counts_leave=counts_leave)
-        return self._answer(
+        update = await self._checked_update(start, leave)
+        answer = self._answer(
             start,
             outcome="done",
             cases=numbers.cases,
             received=numbers.received,
             trained=numbers.trained,
             metrics_kept_back=numbers.kept_back,
-            update=await self._checked_update(start, leave),
+            update=None if update is None else _ref(start, update),
             trainer=result.trainer,
             seconds=result.seconds,
             steps=result.steps,
         )
+        return answer, update
 
-    async def _checked_update(self, start: StartTask, leave: Leave) -> ObjectRef | None:
+    async def _checked_update(self, start: StartTask, leave: Leave) -> CheckedFile | None:
         if start.task not in (Task.INITIALISE, Task.TRAIN):
             return None
         path = self._site.folder(start.task_id) / UPDATE
         try:
-            checked = await run(_is_small(path), check_update, path, at_most=leave.update_at_most)
+            return await run(_is_small(path), check_update, path, at_most=leave.update_at_most)
         except HeldBackError as error:
             too_large = error.code == "update_too_large"
             raise TaskEndsError("refused" if too_large else "failed", "checking", error.code, error.hint) from None
-        return _ref(start, checked)
 
     async def _end_cancelled(self, hand: Hand, reason: str) -> None:
         await self._stop_leftover(hand)

@@ -6,7 +6,7 @@ from threading import Event
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wardround.training.cases import VALIDATION, CaseFolders, split_by_salt
 from wardround.training.errors import CancelledTaskError, TaskError
@@ -29,21 +29,28 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _whole_numbers(cls, value: Any) -> Any:
-        """16.0 is an integer in JSON Schema; so it is here."""
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Self:
         """From what a manifest holds. Raises `TaskError("parameters_invalid")`, naming the first that does not fit."""
         try:
-            return cls.model_validate_json(canonical_bytes(given))
+            return cls.model_validate_json(canonical_bytes(_whole(dict(given))))
         except ValidationError as error:
             raise TaskError("parameters_invalid", what_is_wrong(error)) from error
         except (TypeError, ValueError) as error:
             raise TaskError("parameters_invalid", "a value is no finite number, text, truth value or list") from error
+
+
+def _whole(value: Any) -> Any:
+    """16.0 is an integer in JSON Schema, against which a site checked it; so it is here."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: _whole(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_whole(each) for each in value]
+        case _:
+            return value
 
 
 P = TypeVar("P", bound=Parameters)

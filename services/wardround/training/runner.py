@@ -46,7 +46,7 @@ from wardround_messages.task_folder import (
 logger = logging.getLogger(__name__)
 
 TEXT_AT_MOST = 4000
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run_folder(folder: Path, *, check: bool = False, cancelled: Event | None = None) -> TaskResult:

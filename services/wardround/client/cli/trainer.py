@@ -187,8 +187,7 @@ def _print(rehearsal: Rehearsal) -> None:
     same = "the same bytes twice" if rehearsal.same_bytes else "different bytes each time"
     typer.echo(
         f"{rehearsal.trainer.name} {rehearsal.trainer.version}: trained {rehearsal.cases} cases in {rehearsal.steps} "
-        f"steps, {same}",
-        highlight=False,
+        f"steps, {same}"
     )
     typer.echo("What would leave a clinic, where its policy lets it:")
     typer.echo(f"  an update of {rehearsal.update_size:,} bytes")
