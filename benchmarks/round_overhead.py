@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +74,7 @@ async def measure(case: Case, folder: Path) -> tuple[list[float], float, float]:
         for stored in entries
         if isinstance(stored.entry.body, StepOpened) and stored.entry.body.task is Task.TRAIN
     ]
-    return [(b - a).total_seconds() for a, b in zip(opened, opened[1:], strict=False)], wall, cpu
+    return [(b - a).total_seconds() for a, b in pairwise(opened)], wall, cpu
 
 
 def main() -> None:
@@ -82,9 +83,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     configure_logging(level="error")
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(
-        f"{'sites':>5} {'model':>8} {'rounds':>6} {'store':>7}  {'ms a round':>22}  {'in all':>7}  {'CPU':>7}  {'peak':>7}"
-    )
+    print("sites    model rounds   store              ms a round   in all      CPU     peak")
     for case in CASES:
         if quick and case.sites > 3:
             continue
