@@ -519,31 +519,6 @@ async def test_a_late_answer_stands_when_the_hub_calls_it_stale(clinic: Clinic) 
     assert clinic.broker.dead_letters() == ()
 
 
-async def test_a_higher_attempt_ends_the_lower_one_first(tmp_path: Path) -> None:
-    clinic = Clinic(tmp_path, threads=True)
-    await clinic.open_experiment()
-    together: list[int] = []
-
-    def first_hangs(folder: Path, cancelled: Event) -> None:
-        together.append(1)
-        if folder.name.endswith("a01"):
-            cancelled.wait(5)
-            together.pop()
-            raise SystemExit
-        assert len(together) == 1
-
-    clinic.training.before = first_hangs
-    async with clinic.running():
-        await clinic.enrol()
-        await clinic.hub.send(clinic.start())
-        await clinic.said(TaskStarted)
-        await clinic.hub.send(clinic.start(attempt=2))
-        second = await clinic.answer(clinic.start(attempt=2))
-        first = await clinic.answer(clinic.start())
-    assert (first.outcome, first.by_hub, first.failure.code) == ("cancelled", True, "superseded")
-    assert second.outcome == "done"
-
-
 async def test_a_lower_attempt_that_comes_after_a_higher_one_is_not_begun(clinic: Clinic) -> None:
     async with clinic.running():
         await clinic.enrol()
@@ -732,16 +707,19 @@ async def test_after_a_lost_inbox_consent_and_manifest_are_read_from_the_store(c
 
 
 async def test_after_a_lost_inbox_a_task_answered_before_is_not_done_again(clinic: Clinic) -> None:
+    later = clinic.start(task=Task.EVALUATE)
     async with clinic.running():
         await clinic.enrol()
         await clinic.hub.send(clinic.start())
         before = await clinic.answer(clinic.start())
     (clinic.folder / "inbox.sqlite").unlink()
-    async with clinic.running():
+    fresh = InlineScheduler(clinic.settings.paths.spool, clinic.training, threads=False)
+    async with clinic.running(scheduler=fresh):
         await clinic.hub.send(clinic.start())
-        await clinic.all_handled()
+        await clinic.hub.send(later)
+        await clinic.answer(later)
     assert await clinic.answer(clinic.start()) == before
-    assert len(clinic.training.trained) == 1
+    assert clinic.training.trained == [str(clinic.start().task_id), str(later.task_id)]
 
 
 async def test_a_withdrawn_consent_stands_after_a_lost_inbox(clinic: Clinic) -> None:

@@ -40,7 +40,7 @@ def slices(tensors: tuple[Tensor, ...], slice_size: int) -> Iterator[Slice]:
         width = WIDTHS[tensor.dtype]
         left = (tensor.end - tensor.begin) // width
         while left:
-            room = (slice_size - (end - begin)) // width
+            room = max(slice_size - (end - begin), 0) // width
             fitting = left if left <= room else room // BLOCK * BLOCK
             if not fitting and parts:
                 yield Slice(begin, end, tuple(parts))

@@ -15,6 +15,7 @@ from wardround_messages.manifest import Manifest
 from wardround_messages.names import is_id
 
 SCHEMA = 1
+LARGEST = 256 * 1024
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 DURATIONS = (("cohort", "enrol"), ("rounds", "deadline"), ("rounds", "grace"))
 SHARE = 'must be a number of sites, a percentage as "66%", or "all"'
@@ -74,12 +75,18 @@ def _shown(path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        if str(path) == "-":
+            data = sys.stdin.buffer.read(LARGEST + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(LARGEST + 1)
     except IsADirectoryError:
         raise CommandError(f"{path} is a folder; name the experiment file") from None
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or "it is closed"
         raise CommandError(f"{_shown(path)} cannot be read: {reason}") from None
+    if len(data) > LARGEST:
+        raise CommandError(f"{_shown(path)} is larger than {LARGEST} bytes: not an experiment file")
     try:
         return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:

@@ -80,6 +80,8 @@ def _cancels(state: State, answers: Answers) -> Iterator[CancelTask]:
     for revoked in state.revoked:
         if step is not None and (revoked.round, revoked.task) == step.name and revoked.site in step.asked:
             continue  # asked again since
+        if revoked.site not in state.sites:
+            continue  # nobody to tell
         attempt = revoked.attempt
         if revoked.reason == "experiment_ended":
             while AnswerKey(revoked.round, revoked.task, revoked.site, attempt) in answers:

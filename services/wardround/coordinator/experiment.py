@@ -133,6 +133,8 @@ class Experiment:
 
     async def _look(self) -> Observed | None:
         """Read on in the journal, then what sites and aggregator left; None where there is no journal."""
+        if self.broken is not None:
+            raise self.broken
         await self._catch_up()
         if self.state is None:
             return None

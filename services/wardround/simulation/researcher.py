@@ -12,11 +12,12 @@ from wardround.simulation.sites import RESEARCHER
 from wardround_messages import journal as facts
 from wardround_messages.commands import ResumeExperiment, StartExperiment
 from wardround_messages.events import EntryRecorded, ExperimentRefused
-from wardround_messages.manifest import Brought, Manifest
+from wardround_messages.manifest import Brought, Forked, Manifest
 from wardround_messages.names import (
     HUB,
     METRICS_STREAM,
     MODELS_BUCKET,
+    GlobalKey,
     brought_model_key,
     bucket_of,
 )
@@ -35,10 +36,8 @@ class Ending:
 
 async def carry_through(federation: Federation, manifest: Manifest, *, brought: Path | None = None) -> Ending:
     """Start the experiment, or go on with it, until it has ended or only a person can help it on."""
-    initial = manifest.model.initial
-    if brought is not None and isinstance(initial, Brought):
-        await federation.store.make_bucket(MODELS_BUCKET)
-        await federation.store.put(MODELS_BUCKET, brought_model_key(initial.sha256), brought)
+    if brought is not None:
+        await _bring(federation, manifest, brought)
     going_on = bucket_of(manifest.id) in await federation.store.buckets()
     bus = MemoryBus(federation.broker, RESEARCHER)
     try:
@@ -48,12 +47,25 @@ async def carry_through(federation: Federation, manifest: Manifest, *, brought: 
         await bus.close()
 
 
+async def _bring(federation: Federation, manifest: Manifest, model: Path) -> None:
+    """Put the first model where the coordinator looks for it."""
+    match manifest.model.initial:
+        case Brought(sha256=sha256):
+            bucket, key = MODELS_BUCKET, brought_model_key(sha256)
+        case Forked(experiment=experiment, round=round_, sha256=sha256):
+            bucket, key = bucket_of(experiment), str(GlobalKey(round_, sha256[:16]))
+        case _:
+            return
+    await federation.store.make_bucket(bucket)
+    await federation.store.put(bucket, key, model)
+
+
 class _Watch:
     def __init__(self, messenger: Messenger, manifest: Manifest, going_on: bool) -> None:
         self._messenger = messenger
         self._manifest = manifest
         self._may_resume = going_on
-        self._answered: dict[str, str] = {}
+        self._consents: dict[str, facts.SiteConsented] = {}
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def carry_through(self) -> Ending:
@@ -88,15 +100,23 @@ class _Watch:
             case facts.ExperimentAborted():
                 return Ending("aborted", reason=body.reason)
             case facts.ExperimentPaused():
-                return Ending("paused", body.code, body.reason)
+                return Ending("paused", body.code, "; ".join([body.reason, *self._declined()]))
             case facts.SiteConsented():
-                return self._enrolment_waits(body)
+                self._consents[body.site] = body
+                return self._waiting_for_a_person()
         return None
 
-    def _enrolment_waits(self, body: facts.SiteConsented) -> Ending | None:
+    def _declined(self) -> list[str]:
+        """Why clinics declined, each reason once."""
+        reasons: dict[str, list[str]] = {}
+        for site, consent in sorted(self._consents.items()):
+            if consent.verdict == "declined":
+                reasons.setdefault(consent.reason or consent.code, []).append(site)
+        return [f"{', '.join(sites)}: {reason}" for reason, sites in reasons.items()]
+
+    def _waiting_for_a_person(self) -> Ending | None:
         """Every site has answered and some want a person to decide: in a simulation nobody does."""
-        self._answered[body.site] = body.verdict
-        pending = sorted(site for site, verdict in self._answered.items() if verdict == "pending")
-        if not pending or len(self._answered) < len(self._manifest.cohort.sites):
+        pending = sorted(site for site, consent in self._consents.items() if consent.verdict == "pending")
+        if not pending or len(self._consents) < len(self._manifest.cohort.sites):
             return None
         return Ending("enrolling", "pending", f"a person must decide at {', '.join(pending)}")

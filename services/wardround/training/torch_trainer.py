@@ -26,7 +26,7 @@ class TorchJob(TrainingJob[P]):
     @property
     def device(self) -> torch.device:
         """The CPU for a deterministic job, since a GPU's bytes differ from kind to kind; else a GPU where one is."""
-        return torch.device("cuda" if torch.cuda.is_available() and not self.deterministic else "cpu")
+        return _device(self)
 
     def steps(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches on the job's device: tensors, also inside tuples, lists and dictionaries."""
@@ -78,7 +78,7 @@ class TorchTrainer(Trainer[P, nn.Module]):
             except RuntimeError as error:
                 hint = "the received model has other tensors than this trainer's network with these parameters"
                 raise TaskError("model_unsuitable", hint) from error
-        return network.to(job.device) if isinstance(job, TorchJob) else network
+        return network.to(_device(job))
 
     def save(self, model: nn.Module) -> Weights:
         return {name: _array(value) for name, value in model.state_dict().items()}
@@ -98,7 +98,8 @@ class TorchTrainer(Trainer[P, nn.Module]):
     def session(self, job: TrainingJob[P]) -> Iterator[None]:
         threads = torch.get_num_threads()
         algorithms = torch.are_deterministic_algorithms_enabled()
-        with super().session(job), torch.random.fork_rng():
+        gpus = [torch.cuda.current_device()] if _device(job).type == "cuda" else []
+        with super().session(job), torch.random.fork_rng(gpus):
             torch.manual_seed(job.seed)
             if job.deterministic:
                 torch.set_num_threads(1)
@@ -108,6 +109,10 @@ class TorchTrainer(Trainer[P, nn.Module]):
             finally:
                 torch.set_num_threads(threads)
                 torch.use_deterministic_algorithms(algorithms)
+
+
+def _device(job: TrainingJob[Any]) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() and not job.deterministic else "cpu")
 
 
 def _on(device: torch.device, batch: Any) -> Any:

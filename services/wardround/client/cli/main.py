@@ -4,7 +4,6 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from wardround import __version__
@@ -13,10 +12,11 @@ from wardround.client.cli.errors import CommandError, Exit
 from wardround.runtime.logging import configure_logging
 
 DEBUG = "WARDROUND_DEBUG"
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer brings a click of its own, without a public name
 
 app = typer.Typer(
     name="wardround",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     help="Federated learning for hospitals: the model travels, patient data never does.",
 )
@@ -33,12 +33,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the services do, to stderr.")] = False,
 ) -> None:
     configure_logging(level="info" if verbose else "error")
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def run() -> None:
@@ -51,12 +54,9 @@ def _ended() -> int:
         code = app(standalone_mode=False)
     except CommandError as error:
         return _told(str(error), error.code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return Exit.BAD_INPUT
-    except click.ClickException as error:
-        return _told(error.format_message(), Exit.BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
+    except USAGE_ERROR as error:
+        return _told(error.format_message(), Exit.BAD_INPUT)  # type: ignore[attr-defined]
+    except (typer.Abort, KeyboardInterrupt):
         return _told("interrupted", Exit.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
@@ -69,5 +69,6 @@ def _ended() -> int:
 
 
 def _told(message: str, code: int) -> int:
-    print(f"wardround: {' '.join(message.split())}", file=sys.stderr)
+    if message:  # the help that stands in for missing arguments is printed already
+        print(f"wardround: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -82,7 +82,10 @@ def simulate(
     clinics = _clinics(folder, manifest, Path(sites) if sites is not None and number is None else None, trainings)
     embedding = Embedding(store.value, trainings.value)
     shown = _Shown(as_json=as_json)
-    outcome = asyncio.run(_run(manifest, clinics, folder, embedding, brought, pooled=pooled, shown=shown))
+    try:
+        outcome = asyncio.run(_run(manifest, clinics, folder, embedding, brought, pooled=pooled, shown=shown))
+    except KeyboardInterrupt:
+        raise CommandError("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED) from None
     shown.end(manifest, folder, *outcome)
     raise typer.Exit(_exit_code(outcome[0]))
 
@@ -211,7 +214,7 @@ class _Shown:
         """The outcome: a table, or one JSON object."""
         beside = None if pooled is None else {k: v for k, v in pooled.metrics.items() if v is not None}
         if self._as_json:
-            print(json.dumps(outcome(manifest, folder, run, beside)), flush=True)
+            print(json.dumps(summary(manifest, folder, run, beside)), flush=True)
             return
         if run.view is not None and run.view.rounds_done:
             self._console.print()
@@ -223,7 +226,7 @@ class _Shown:
             print(f"wardround: {manifest.id} is {run.ending.state}{f' ({why})' if why else ''}", file=sys.stderr)
 
 
-def outcome(manifest: Manifest, folder: Path, run: Run, pooled: dict[str, float] | None) -> dict[str, object]:
+def summary(manifest: Manifest, folder: Path, run: Run, pooled: dict[str, float] | None) -> dict[str, object]:
     """What a program wants to know of a run."""
     view = run.view
     model = None if view is None else view.model

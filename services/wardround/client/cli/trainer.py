@@ -5,6 +5,7 @@ import keyword
 import re
 from dataclasses import asdict
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any
@@ -85,9 +86,11 @@ def new(
     module = name.replace("-", "_")
     if len(name) > NAME_AT_MOST or not re.fullmatch(NAME, name) or keyword.iskeyword(module):
         raise CommandError(
-            f"NAME '{name}': must be lower-case letters, digits and single dashes, a letter first, at most "
+            f"NAME {name!r}: must be lower-case letters, digits and single dashes, a letter first, at most "
             f"{NAME_AT_MOST}, and no word of Python"
         )
+    if find_spec(module) is not None:
+        raise CommandError(f"NAME {name!r}: there is a Python module '{module}' already; choose another name")
     folder = out / name
     words = {"name": name, "module": module, "class_name": "".join(map(str.capitalize, name.split("-")))}
     files = {
