@@ -28,7 +28,7 @@ from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround_messages.base import canonical_bytes, canonical_json, digest
 from wardround_messages.events import MetricsReported, Progress, SiteSeen, TaskAccepted, TaskAnswered, TaskStarted
 from wardround_messages.manifest import Cohort
-from wardround_messages.names import Task, UpdateKey, site_queue
+from wardround_messages.names import AnswerKey, Task, UpdateKey, site_queue
 from wardround_messages.parts import Measured, ObjectRef, Trainer
 
 
@@ -814,6 +814,26 @@ async def test_a_folder_filled_for_another_job_is_filled_and_trained_anew(tmp_pa
         answer = await clinic.answer(clinic.start())
     assert answer.outcome == "done"
     assert [job.data.split_salt for job in clinic.training.jobs] == ["grain", "another grain"]
+
+
+async def test_an_answer_that_stands_already_is_not_replaced(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, threads=True)
+    await clinic.open_experiment()
+    go_on = Event()
+    clinic.training.before = lambda folder, cancelled: wait_for(go_on)
+    key = str(AnswerKey(1, Task.TRAIN, SITE, 1))
+    later = clinic.start(task=Task.EVALUATE)
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await clinic.said(TaskStarted)
+        await clinic.store.create(BUCKET, key, b"written by a twin of this site")
+        go_on.set()
+        await clinic.hub.send(later)
+        await clinic.answer(later)
+        answered = [event.task for event in clinic.of_type(TaskAnswered)]
+    assert await clinic.store.read(BUCKET, key) == b"written by a twin of this site"
+    assert Task.TRAIN not in answered
 
 
 def wait_for(event: Event) -> None:

@@ -14,6 +14,7 @@ log = structlog.get_logger()
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LONGEST_WAIT = 15.0
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -26,7 +27,7 @@ async def patiently(call: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.
             raise
     return await AsyncRetrying(
         retry=retry_if_exception(_is_outage),
-        wait=wait_random_exponential(multiplier=0.1, max=15),
+        wait=wait_random_exponential(multiplier=0.1, max=LONGEST_WAIT),
         before_sleep=_say,
         reraise=True,
     )(call, *args, **kwargs)

@@ -47,7 +47,7 @@ def model_of(start: StartTask) -> ObjectRef | None:
 
 
 def is_filled(folder: Path, job: Job) -> bool:
-    """Whether the folder was filled for this very job before: `job.json` is put there last."""
+    """Whether the folder was filled for this very job before: `job.json` is written last, and counts when whole."""
     try:
         return (folder / JOB).read_bytes() == canonical_json(job)
     except OSError:
@@ -71,9 +71,7 @@ async def fill(folder: Path, job: Job, model: ObjectRef | None, store: ObjectSto
             await download(store, bucket, model.key, size=model.size, sha256=model.sha256, to=folder / MODEL)
         except AccessDeniedError:  # what S3 says of an absent key to whoever may not list
             raise NotFoundError(f"{bucket}/{model.key} is not there, or not readable here") from None
-    part = folder / f"{JOB}.part"
-    part.write_bytes(canonical_json(job))
-    os.replace(part, folder / JOB)
+    (folder / JOB).write_bytes(canonical_json(job))
 
 
 def read_result(folder: Path) -> TaskResult | None:

@@ -281,8 +281,8 @@ class Inbox:
 
 def _prepare(database: sqlite3.Connection, path: Path, *, durable: bool) -> None:
     try:
-        database.execute("PRAGMA journal_mode = WAL")
         database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        database.execute("PRAGMA journal_mode = WAL")
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
