@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,7 +321,7 @@ async def test_a_brought_model_with_infinity_does_not_stop_the_round(tmp_path: P
 
 
 async def test_a_scalar_an_empty_tensor_and_many_small_ones_are_merged(tmp_path: Path) -> None:
-    tensors = {f"layer{index}": [float(index)] for index in range(300)}
+    tensors: dict[str, Any] = {f"layer{index}": [float(index)] for index in range(300)}
     tensors |= {"empty": np.zeros((0, 3), np.float32), "scalar": np.array(7.0, np.float16)}
     step = StepInStore(MemoryStore(), {"clinic-1": model(**tensors)}, base=model(**tensors))
 

@@ -6,15 +6,16 @@ import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from step_in_store import BUCKET, StepInStore, model, noon
 from structlog.testing import capture_logs
 
-from wardround.aggregator import patience
 from wardround.aggregator.app import Aggregator
 from wardround.aggregator.handlers import WORK, Aggregation
+from wardround.runtime import patience
 from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
 from wardround.runtime.bus.messaging import Messenger
 from wardround.runtime.bus.port import DeadLetterError
@@ -30,7 +31,7 @@ from wardround_messages.topology import topology
 UPDATES = {"clinic-1": model(w=[1.0, 2.0]), "clinic-2": model(w=[3.0, 4.0])}
 
 
-def step_of(store: MemoryStore | None = None, **parts: object) -> StepInStore:
+def step_of(store: MemoryStore | None = None, **parts: Any) -> StepInStore:
     return StepInStore(store or MemoryStore(), UPDATES, **{"base": model(w=[0.0, 0.0]), **parts})
 
 

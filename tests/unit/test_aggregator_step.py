@@ -1,6 +1,7 @@
 """The step that a command names is read back from the journal, link by link; what does not fit is a dead letter."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from step_in_store import BUCKET, EXPERIMENT, StepInStore, model, noon
@@ -15,7 +16,7 @@ from wardround_messages.journal import ExperimentPaused, ExperimentResumed, Jour
 from wardround_messages.names import JournalKey, Task
 
 
-def step_of(**parts: object) -> StepInStore:
+def step_of(**parts: Any) -> StepInStore:
     updates = {"clinic-2": model(w=[1.0]), "clinic-1": model(w=[2.0])}
     return StepInStore(MemoryStore(), updates, **{"base": model(w=[0.0]), "quorum": 2, **parts})
 

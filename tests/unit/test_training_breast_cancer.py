@@ -66,14 +66,14 @@ def test_sites_differ_in_size_in_diagnoses_and_in_the_size_of_tumours(data: dict
     assert radii[0] + 1 < radii[1] < radii[2] - 1
 
 
-def test_the_same_seed_writes_the_same_files_and_another_does_not(
-    tmp_path: Path, data: dict[str, dict[str, Path]]
-) -> None:
+def test_the_seed_divides_all_but_the_test_patients(tmp_path: Path, data: dict[str, dict[str, Path]]) -> None:
     def content(written: dict[str, dict[str, Path]]) -> list[bytes]:
         return [(folder / "patients.csv").read_bytes() for sets in written.values() for folder in sets.values()]
 
     assert content(breast_cancer.write(tmp_path / "again", SITES, 7)) == content(data)
-    assert content(breast_cancer.write(tmp_path / "other", SITES, 8)) != content(data)
+    other = breast_cancer.write(tmp_path / "other", SITES, 8)
+    assert content(other) != content(data)
+    assert rows(other["clinic-1"]["breast-cancer-test"]) == rows(data["clinic-1"]["breast-cancer-test"])
 
 
 def test_any_number_of_sites_has_patients_until_there_are_too_many(tmp_path: Path) -> None:

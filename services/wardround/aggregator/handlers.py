@@ -7,11 +7,11 @@ import structlog
 
 from wardround.aggregator.combine import Combined, combine
 from wardround.aggregator.faults import SECURITY, Fault
-from wardround.aggregator.patience import patiently
 from wardround.aggregator.sources import Place
 from wardround.aggregator.step import ClosedStep, read_step
 from wardround.runtime.bus.messaging import Received
 from wardround.runtime.bus.port import DeadLetterError
+from wardround.runtime.patience import patiently
 from wardround.runtime.store.port import NotFoundError, ObjectStore
 from wardround.runtime.store.transfer import create_or_compare
 from wardround_messages.base import canonical_json
@@ -52,17 +52,16 @@ class Aggregation:
             log.info("aggregated before", experiment=command.experiment, closing=command.closing)
             return
         step = await read_step(self._store, command)
-        result = await patiently(self._merge, step)
+        result = await patiently(lambda: self._merge(step))
         key = str(ResultKey(command.closing))
-        ours = await patiently(
-            create_or_compare, self._store, bucket_of(command.experiment), key, canonical_json(result)
-        )
+        bucket, data = bucket_of(command.experiment), canonical_json(result)
+        ours = await patiently(lambda: create_or_compare(self._store, bucket, key, data))
         if not ours:
             log.warning("another result counts", experiment=command.experiment, key=key)
 
     async def _has_result(self, command: AggregateStep) -> bool:
         try:
-            await patiently(self._store.head, bucket_of(command.experiment), str(ResultKey(command.closing)))
+            await patiently(lambda: self._store.head(bucket_of(command.experiment), str(ResultKey(command.closing))))
         except NotFoundError:
             return False
         return True
@@ -76,7 +75,8 @@ class Aggregation:
             combined = await combine(place, step, to=file, slice_size=self._slice_size)
             result = _result(command, combined)
             if result.model is not None:
-                await patiently(self._store.put, bucket, result.model.key, file)
+                model_key = result.model.key
+                await patiently(lambda: self._store.put(bucket, model_key, file))
         _say(command, combined)
         return result
 

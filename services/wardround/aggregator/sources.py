@@ -5,13 +5,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
 from wardround.aggregator.faults import FaultyModelError
 from wardround.aggregator.hashing import Hash
 from wardround.aggregator.layout import Layout, relative
-from wardround.aggregator.patience import patiently
 from wardround.aggregator.slices import Part, Slice
+from wardround.runtime.ids import fresh_id
+from wardround.runtime.patience import patiently
 from wardround.runtime.safetensors_header import WIDTHS, BadTensorsError, Tensor, header_end, read_header
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.port import NotFoundError, ObjectStore
@@ -65,7 +65,7 @@ async def open_model(place: Place, ref: ObjectRef) -> Opened:
         FaultyModelError: `missing`, `size`, or a code of `read_header`.
     """
     try:
-        info = await patiently(place.store.head, place.bucket, ref.key)
+        info = await patiently(lambda: place.store.head(place.bucket, ref.key))
         if info.size != ref.size:
             raise FaultyModelError("size", f"the object has {info.size} bytes where {ref.size} were announced")
         head = await _read(place, ref.key, offset=0, length=min(FIRST_READ, ref.size))
@@ -91,9 +91,9 @@ async def source_of(place: Place, opened: Opened, layout: Layout) -> Source:
     """
     if opened.tensors == layout.tensors:
         return InStore(place, opened.ref, opened.start, hashlib.sha256(opened.header))
-    ref, path = opened.ref, place.folder / f"{uuid4().hex}.copy"
+    ref, path = opened.ref, place.folder / f"{fresh_id()}.copy"
     try:
-        await patiently(download, place.store, place.bucket, ref.key, size=ref.size, sha256=ref.sha256, to=path)
+        await patiently(lambda: download(place.store, place.bucket, ref.key, size=ref.size, sha256=ref.sha256, to=path))
     except NotFoundError:
         raise FaultyModelError("missing", "the object is not in the store") from None
     except DigestMismatchError as error:
@@ -148,4 +148,4 @@ class Copied:
 
 
 async def _read(place: Place, key: str, *, offset: int, length: int) -> bytes:
-    return await patiently(place.store.read, place.bucket, key, offset=offset, length=length)
+    return await patiently(lambda: place.store.read(place.bucket, key, offset=offset, length=length))

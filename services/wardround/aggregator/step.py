@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from wardround.aggregator.patience import patiently
 from wardround.runtime.bus.port import DeadLetterError
 from wardround.runtime.journal import ENTRY_AT_MOST
+from wardround.runtime.patience import patiently
 from wardround.runtime.store.port import NotFoundError, ObjectStore
 from wardround.runtime.store.transfer import read_model
 from wardround_messages.codec import MalformedError
@@ -79,7 +79,7 @@ async def _manifest(store: ObjectStore, command: AggregateStep) -> Manifest:
 async def _entry(store: ObjectStore, command: AggregateStep, number: int) -> JournalEntry:
     bucket, key = bucket_of(command.experiment), str(JournalKey(number))
     try:
-        entry = await patiently(read_model, store, bucket, key, JournalEntry, at_most=ENTRY_AT_MOST)
+        entry = await patiently(lambda: read_model(store, bucket, key, JournalEntry, at_most=ENTRY_AT_MOST))
     except NotFoundError:
         raise DeadLetterError("journal_missing", f"there is no {key} in {bucket}") from None
     except MalformedError as error:

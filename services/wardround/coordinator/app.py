@@ -3,10 +3,8 @@
 import asyncio
 import os
 import socket
-from uuid import uuid4
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from wardround.coordinator.admission import admit
 from wardround.coordinator.experiment import Experiment
@@ -14,9 +12,11 @@ from wardround.coordinator.orders import Order, Refusal
 from wardround.runtime.bus.messaging import Messenger, Received, open_delivery
 from wardround.runtime.bus.port import Bus, BusError, DeadLetterError, Delivery
 from wardround.runtime.clock import Clock
+from wardround.runtime.ids import fresh_id
 from wardround.runtime.journal import JournalBrokenError
+from wardround.runtime.patience import patiently
 from wardround.runtime.store.announcements import translate
-from wardround.runtime.store.port import NotFoundError, ObjectStore, StoreUnavailableError
+from wardround.runtime.store.port import NotFoundError, ObjectStore
 from wardround_messages.base import canonical_json, digest
 from wardround_messages.codec import MalformedError
 from wardround_messages.commands import (
@@ -57,7 +57,7 @@ class Coordinator:
         self._clock = clock
         self._sites = sites
         self._interval = interval
-        self._writer = f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}"[:120]
+        self._writer = f"{socket.gethostname()}.{os.getpid()}.{fresh_id()[:8]}"[:120]
         self._messenger = Messenger(bus, service="coordinator", origin=HUB, clock=clock)
         self._tasks: asyncio.TaskGroup
 
@@ -65,9 +65,7 @@ class Coordinator:
         """Run until cancelled. Every experiment in the store is taken up where its journal says it is."""
         async with asyncio.TaskGroup() as self._tasks:
             self._bus.on_connect(self._reconnected)
-            async for attempt in _until_the_store_answers():
-                with attempt:
-                    await self._take_up_all()
+            await patiently(self._take_up_all)
             subscription = await self._bus.subscribe(
                 COORDINATOR_QUEUE, self._on_delivery, dead_key=self._messenger.dead_key
             )
@@ -127,12 +125,11 @@ class Coordinator:
 
     async def _on_delivery(self, delivery: Delivery) -> None:
         """An outage of the store holds the message; it never spends the delivery limit."""
-        async for attempt in _until_the_store_answers():
-            with attempt:
-                if delivery.packet.exchange == OBJECTSTORE:
-                    self._on_announcement(delivery)
-                else:
-                    await self._on_message(open_delivery(delivery))
+        if delivery.packet.exchange == OBJECTSTORE:
+            self._on_announcement(delivery)
+        else:
+            received = open_delivery(delivery)
+            await patiently(lambda: self._on_message(received))
 
     def _on_announcement(self, delivery: Delivery) -> None:
         try:
@@ -218,11 +215,3 @@ class Coordinator:
         for experiment in self.experiments.values():
             if experiment.concerns(seen):
                 experiment.seen(seen)
-
-
-def _until_the_store_answers() -> AsyncRetrying:
-    return AsyncRetrying(
-        retry=retry_if_exception_type(StoreUnavailableError),
-        wait=wait_random_exponential(multiplier=0.2, max=15),
-        reraise=True,
-    )

@@ -1,14 +1,13 @@
 """The metrics service: listens to the stream of all that happens and writes down each round's figures."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_never, wait_random_exponential
 
 from wardround.metrics.board import Board
 from wardround.metrics.evolve import IllegalEntryError
@@ -17,9 +16,10 @@ from wardround.metrics.reading import read_answer, read_figures
 from wardround.metrics.rebuild import entry_of
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.bus.messaging import Messenger, Received
-from wardround.runtime.bus.port import Bus, BusUnavailableError, Offset, Subscription
+from wardround.runtime.bus.port import Bus, Offset, Subscription
 from wardround.runtime.clock import Clock
 from wardround.runtime.journal import Journal, JournalBrokenError
+from wardround.runtime.patience import patiently
 from wardround.runtime.store.port import ObjectStore, StoreUnavailableError
 from wardround_messages.base import canonical_json
 from wardround_messages.events import EntryRecorded, OfTask, Refused, SiteSeen, TaskAnswered
@@ -66,7 +66,7 @@ class MetricsService:
         """Listen until cancelled. Besides, every `look_every` seconds and after each reconnection, look into the
         journals of the experiments that go on: an event may have been lost."""
         self._messenger.bus.on_connect(self._look_now.set)
-        subscription = await _patiently(self._subscribe)
+        subscription = await patiently(self._subscribe)
         self.ready.set()
         try:
             while True:
@@ -152,8 +152,8 @@ class MetricsService:
         `number` and `claim` are those of the event that led here.
         """
         if read:
-            await _patiently(lambda: self._read_on(experiment, number, claim))
-        await _patiently(lambda: self._write_figures(experiment))
+            await patiently(lambda: self._read_on(experiment, number, claim))
+        await patiently(lambda: self._write_figures(experiment))
 
     async def _read_on(self, experiment: str, number: int, claim: ClaimCheck | None) -> None:
         if self.board[experiment].broken is not None:
@@ -194,15 +194,3 @@ def _is_closed(history: History, said: TaskAnswered) -> bool:
     round_ = history.rounds.get(said.round)
     step = None if round_ is None else round_.steps.get(said.task)
     return step is not None and step.closing is not None
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Again and again while broker or store are away."""
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type((StoreUnavailableError, BusUnavailableError)),
-        wait=wait_random_exponential(multiplier=0.1, max=15),
-        stop=stop_never,
-    ):
-        with attempt:
-            return await call()
-    raise AssertionError("unreachable")

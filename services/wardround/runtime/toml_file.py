@@ -52,9 +52,16 @@ def load_toml(file: Path, model: type[T]) -> T:
 def read_toml(file: Path) -> dict[str, Any]:
     """Raises `SettingsError` where there is no file, or no TOML in it."""
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        data = file.read_bytes()
     except OSError as error:
         raise SettingsError(file, "", f"cannot be read: {error.strerror}") from error
+    return parse_toml(file, data)
+
+
+def parse_toml(file: Path, data: bytes) -> dict[str, Any]:
+    """The content of the file; raises `SettingsError` where it is no TOML."""
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise SettingsError(file, "", f"is not TOML: {error}") from None
 

@@ -87,6 +87,7 @@ class Federation:
             **{clinic.name: partial(self._agent, clinic) for clinic in clinics},
         }
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._schedulers: dict[str, Scheduler] = {}
         self._faulted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- wiring ------------------------------------------------------------------------------------------------------
@@ -103,12 +104,13 @@ class Federation:
         return service
 
     def _agent(self, clinic: Clinic, bus: MemoryBus) -> Service:
+        scheduler = self._schedulers[clinic.name] = self._training(clinic)
         return SiteAgent(
             clinic.settings,
             clinic.policy,
             bus=bus,
             store=self.store,
-            scheduler=self._training(clinic),
+            scheduler=scheduler,
             catalogue=_catalogue,
             clock=self.clock,
             durable=False,
@@ -140,7 +142,7 @@ class Federation:
         login = name.rpartition("-")[0] if name.startswith(("coordinator-", "aggregator-")) else name
         bus = MemoryBus(self.broker, login)
         service = self.services[name] = self._makers[name](bus)
-        self._tasks[name] = asyncio.create_task(self._run(service, bus), name=name)
+        self._tasks[name] = asyncio.create_task(self._run(name, service, bus), name=name)
         self._tasks[name].add_done_callback(self._note_fault)
 
     async def kill(self, name: str) -> None:
@@ -162,11 +164,13 @@ class Federation:
         finally:
             waiting.cancel()
 
-    async def _run(self, service: Service, bus: MemoryBus) -> None:
+    async def _run(self, name: str, service: Service, bus: MemoryBus) -> None:
         try:
             await service.run()
         finally:
             await bus.close()
+            if (scheduler := self._schedulers.pop(name, None)) is not None:
+                await scheduler.close()
 
     def _note_fault(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self._faulted.done():

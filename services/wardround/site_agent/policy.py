@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from wardround.runtime.toml_file import SettingsError, Table, as_table, read_toml
+from wardround.runtime.toml_file import SettingsError, Table, as_table, parse_toml
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import Slug, Task
 
@@ -237,12 +238,30 @@ class PolicyFile(Table):
 def load_policy(path: Path) -> Policy:
     """The policy in the file. It never raises: a missing, empty or broken file is a policy that denies everything."""
     try:
-        content = read_toml(path)
-        file = as_table(path, content, PolicyFile) if content else None
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        return _missing("the clinic has no policy, so nothing is allowed", str(error))
+    except OSError as error:
+        return _unreadable(f"{path}: cannot be read: {error.strerror}")
+    return _policy(path, data)
+
+
+@lru_cache(maxsize=64)
+def _policy(path: Path, data: bytes) -> Policy:
+    """The file is read at every decision, but what it says is worked out once for the same bytes."""
+    try:
+        content = parse_toml(path, data)
+        if not content:
+            return _missing("the clinic's policy is empty, so nothing is allowed", str(path))
+        file = as_table(path, content, PolicyFile)
     except SettingsError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return Policy(fault=Fault("policy_missing", "the clinic has no policy, so nothing is allowed", str(error)))
-        return Policy(fault=Fault("policy_unreadable", "the clinic's policy cannot be read", str(error)))
-    if file is None:
-        return Policy(fault=Fault("policy_missing", "the clinic's policy is empty, so nothing is allowed", str(path)))
+        return _unreadable(str(error))
     return Policy(file.allow, file.leave)
+
+
+def _missing(reason: str, detail: str) -> Policy:
+    return Policy(fault=Fault("policy_missing", reason, detail))
+
+
+def _unreadable(detail: str) -> Policy:
+    return Policy(fault=Fault("policy_unreadable", "the clinic's policy cannot be read", detail))

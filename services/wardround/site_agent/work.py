@@ -4,8 +4,9 @@ import asyncio
 from pathlib import Path
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import stop_after_attempt
 
+from wardround.runtime.patience import patiently
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import DigestMismatchError
@@ -124,12 +125,12 @@ class Work:
             return False
         await self._stop_leftover(hand)
         try:
-            await AsyncRetrying(
-                retry=retry_if_exception_type((NotFoundError, DigestMismatchError)),
-                wait=wait_random_exponential(multiplier=0.2, max=2),
+            await patiently(
+                lambda: site.patience(lambda: fill(folder, job, model_of(start), site.store)),
+                away=_not_there_yet,
+                longest=2,
                 stop=stop_after_attempt(FETCHED_AT_MOST),
-                reraise=True,
-            )(site.patience, lambda: fill(folder, job, model_of(start), site.store))
+            )
         except NotFoundError:
             raise TaskEndsError("failed", "fetching", "model_missing", "the model is not in the store") from None
         except DigestMismatchError:
@@ -210,6 +211,10 @@ class Work:
                 **what,
             }
         )
+
+
+def _not_there_yet(error: BaseException) -> str | None:
+    return "the model is not there as announced" if isinstance(error, NotFoundError | DigestMismatchError) else None
 
 
 def _is_small(path: Path) -> bool:

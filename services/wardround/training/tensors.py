@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ Layout = dict[str, str]
 """Type and shape by tensor, such as `float32[30, 16]`."""
 
 OPTIMIZER = "optimizer."
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def read_tensors(path: Path) -> Weights:
@@ -54,17 +57,34 @@ def read_model(path: Path, sha256: str) -> Weights:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write the file whole or not at all. Without metadata, so that equal tensors are equal bytes."""
+    """Write the file whole or not at all. Without metadata, so that equal tensors are equal bytes.
+
+    Raises:
+        OSError: the disk is full, or the like.
+    """
     # safetensors takes the memory as it lies: a transposed view would be written in the wrong order.
     dense = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    write_whole(path, safetensors.numpy.save(dense))
+    with _renamed_when_done(path) as part:
+        try:
+            safetensors.numpy.save_file(dense, part)
+        except SafetensorError as error:
+            if said := _OS_ERROR.search(str(error)):
+                raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+            raise
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write by rename; the temporary file goes also when the disk is full."""
+    """Write the file whole or not at all."""
+    with _renamed_when_done(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def _renamed_when_done(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write; it goes also when the disk is full."""
     part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(content)
+        yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

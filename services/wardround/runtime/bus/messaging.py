@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from uuid import uuid4
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, stop_never, wait_random_exponential
+from tenacity import stop_after_delay
 
-from wardround.runtime.bus.port import Bus, BusUnavailableError, DeadLetterError, Delivery, Offset, Packet, Subscription
+from wardround.runtime.bus.port import Bus, DeadLetterError, Delivery, Offset, Packet, Subscription
 from wardround.runtime.clock import Clock
+from wardround.runtime.ids import fresh_id
+from wardround.runtime.patience import patiently
 from wardround_messages.codec import CONTENT_TYPE, MalformedError, decode, encode
 from wardround_messages.envelope import Envelope, read_headers
 from wardround_messages.messages import Message
@@ -48,20 +49,13 @@ class Messenger:
             UnroutableError, ForbiddenError: at once.
         """
         packet = self.packet(message, cause=cause)
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(BusUnavailableError),
-            wait=wait_random_exponential(multiplier=0.1, max=15),
-            stop=stop_never if give_up_after is None else stop_after_delay(give_up_after),
-            reraise=True,
-        ):
-            with attempt:
-                await self.bus.publish(packet)
-        assert packet.message_id is not None  # noqa: S101 - set in packet()
-        return packet.message_id
+        stop = None if give_up_after is None else stop_after_delay(give_up_after)
+        await patiently(lambda: self.bus.publish(packet), stop=stop)
+        return packet.message_id or ""
 
     def packet(self, message: Message, *, cause: str | None = None) -> Packet:
         envelope = Envelope(
-            id=message.id or str(uuid4()),
+            id=message.id or fresh_id(),
             source=source_urn(self._service, self._origin),
             type=message.type,
             subject=message.subject,

@@ -11,8 +11,8 @@ from io import BytesIO
 from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
+from wardround.runtime.ids import fresh_id
 from wardround.runtime.store.announcements import Announcements, Announcer
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.keys import check_bucket, check_key, check_prefix, check_range, is_bucket, is_key
@@ -120,7 +120,7 @@ class FolderStore:
         await self._announcements.written(bucket, _info(key, status))
 
     def _write_file(self, path: str, content: BinaryIO, into_place: Callable[[str, str], None]) -> os.stat_result:
-        aside = f"{self._aside}/{uuid4().hex}"
+        aside = f"{self._aside}/{fresh_id()}"
         try:
             with open(aside, "xb") as file:
                 shutil.copyfileobj(content, file, SMALL)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wardround.training.trainers.breast_cancer_mlp import DIAGNOSIS, FEATURES, PATIENT
 
-TEST_SHARE = 0.25
+TEST_EVERY = 4
 PATIENTS_AT_LEAST = 10
 PATIENTS = "patients.csv"
 
@@ -22,9 +22,9 @@ PATIENTS = "patients.csv"
 def write(out: Path, sites: Sequence[str], seed: int) -> dict[str, dict[str, Path]]:
     """Write one folder per site, `patients.csv` in it, and the common test patients at the first site.
 
-    A quarter of the patients, with the share of malignant tumours of all, is for testing. Among the others the first
-    sites get more than the last (3 : 1), and mostly small tumours where the last get mostly large ones: so sites
-    differ in size, in tumour size and in the share of malignant tumours.
+    Every fourth patient of either diagnosis is for testing, whatever the seed, so that runs can be compared. Of the
+    others the first sites get more than the last (3 : 1), and mostly small tumours where the last get mostly large
+    ones: so sites differ in size, in tumour size and in the share of malignant tumours.
 
     Returns:
         site -> {name of the data set -> its folder}
@@ -33,8 +33,7 @@ def write(out: Path, sites: Sequence[str], seed: int) -> dict[str, dict[str, Pat
         ValueError: too many sites for ten patients each.
     """
     features, malignant = _patients()
-    rng = np.random.default_rng(seed)
-    test = _stratified(malignant, rng)
+    test = _every_fourth(malignant)
     rest = np.setdiff1d(np.arange(len(malignant)), test)
     if len(sites) * 2 * PATIENTS_AT_LEAST > len(rest):
         raise ValueError(f"{len(sites)} sites are too many to divide {len(rest)} patients among")
@@ -42,7 +41,7 @@ def write(out: Path, sites: Sequence[str], seed: int) -> dict[str, dict[str, Pat
     def folder(site: str, name: str, patients: NDArray[np.intp]) -> Path:
         return _write_folder(out / site / name, patients, features, malignant)
 
-    shares = _divide(features[:, FEATURES.index("mean_radius")], rest, len(sites), rng)
+    shares = _divide(features[:, FEATURES.index("mean_radius")], rest, len(sites), np.random.default_rng(seed))
     written = {
         site: {"breast-cancer": folder(site, "breast-cancer", patients)}
         for site, patients in zip(sites, shares, strict=True)
@@ -64,10 +63,9 @@ def _as_published(feature: str) -> str:
     return f"{measure} error" if kind == "se" else f"{kind} {measure}"
 
 
-def _stratified(malignant: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.intp]:
-    """A quarter of either diagnosis, sorted."""
+def _every_fourth(malignant: NDArray[np.bool_]) -> NDArray[np.intp]:
     groups = [np.flatnonzero(malignant == diagnosis) for diagnosis in (False, True)]
-    return np.sort(np.concatenate([rng.permutation(group)[: round(TEST_SHARE * len(group))] for group in groups]))
+    return np.sort(np.concatenate([group[TEST_EVERY - 1 :: TEST_EVERY] for group in groups]))
 
 
 def _divide(

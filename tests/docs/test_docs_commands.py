@@ -1,0 +1,128 @@
+"""The commands in README and guides run as they stand, in order, and what they are shown to print is what they print.
+
+A fenced block of `sh` holds commands. One of `console` holds commands after `$`, each with what it prints below it:
+compared without digits, letters of digests and white space at the ends; `...` stands for whatever there is. A block with
+a file's name behind its language is that file. Blocks of a page share one folder, and the guides go on from where the
+README's walk ended.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from documents import ROOT, Block, blocks
+
+GUIDES = ("guide-researcher.md", "guide-clinic.md", "guide-trainer.md")
+WITH_TORCH = "guide-trainer-torch.md"
+WITHIN = 60  # seconds for a block
+SHELL = ("bash", "-eu", "-o", "pipefail")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Looks like a checkout after `make setup`, but what is installed in it stays in it."""
+    root = tmp_path_factory.mktemp("checkout")
+    for name in ("examples", "benchmarks"):
+        (root / name).symlink_to(ROOT / name)
+    venv.create(root / ".venv", symlinks=True)
+    (inner,) = (root / ".venv" / "lib").glob("python*/site-packages")
+    (inner / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    command = root / ".venv" / "bin" / "wardround"
+    command.write_text(f"#!{root / '.venv' / 'bin' / 'python'}\nfrom wardround.client.cli.main import run\nrun()\n")
+    command.chmod(0o755)
+    return root
+
+
+@pytest.fixture(scope="module")
+def walked(folder: Path) -> Path:
+    """The folder after the README's five minutes."""
+    follow(ROOT / "README.md", folder)
+    return folder
+
+
+def test_the_walk_of_the_readme(walked: Path) -> None:
+    assert (walked / "runs" / "breast-cancer" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_commands_of_a_guide(walked: Path, guide: str) -> None:
+    assert follow(ROOT / "docs" / guide, walked) > 0
+
+
+def test_the_commands_of_the_guide_that_needs_torch(walked: Path) -> None:
+    if find_spec("torch") is None and "CI" not in os.environ:
+        pytest.skip("torch is not installed; `make test` installs it")
+    assert follow(ROOT / "docs" / WITH_TORCH, walked) > 0
+
+
+def follow(document: Path, folder: Path) -> int:
+    """Do what the page says; the number of commands."""
+    count = 0
+    for block in blocks(document):
+        where = f"{document.name}, line {block.line}"
+        if block.info and block.language in ("toml", "python"):
+            (folder / block.info).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.info).write_text(block.text)
+        elif block.language == "sh":
+            run(block.text, folder, where)
+            count += 1
+        elif block.language == "console":
+            for command, expected in transcript(block):
+                assert_alike(expected, run(command, folder, where), f"{where}: {command}")
+                count += 1
+    return count
+
+
+def run(script: str, folder: Path, where: str) -> str:
+    """What the commands print, errors included."""
+    path = [folder / ".venv" / "bin", ROOT / ".cache" / "uv" / "bin", Path(sys.executable).parent]
+    ended = subprocess.run(
+        [*SHELL, "-c", script],
+        cwd=folder,
+        env=os.environ
+        | {
+            "PATH": os.pathsep.join([*map(str, path), os.environ["PATH"]]),
+            "VIRTUAL_ENV": str(folder / ".venv"),
+            "COLUMNS": "200",
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=WITHIN,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{where}: exit code {ended.returncode}\n{script}\n{ended.stdout}"
+    return ended.stdout
+
+
+def transcript(block: Block) -> list[tuple[str, list[str]]]:
+    """Each command with the lines that it is shown to print."""
+    found: list[tuple[str, list[str]]] = []
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+def assert_alike(expected: list[str], printed: str, where: str) -> None:
+    pattern = "".join(".*\n?" if line.strip() == "..." else f"{_loose(line)}\n" for line in expected)
+    assert re.fullmatch(pattern, _plain(printed), re.DOTALL), f"{where} printed\n{printed}"
+
+
+def _loose(line: str) -> str:
+    return ".*".join(map(re.escape, _plain(line).rstrip("\n").split("...")))
+
+
+def _plain(text: str) -> str:
+    """Without what differs from run to run and machine to machine."""
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return "".join(f"{re.sub(r'[0-9a-f]{8,}|[0-9]+', '#', line)}\n" for line in lines)
