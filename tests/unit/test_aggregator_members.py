@@ -14,6 +14,7 @@ from step_in_store import BUCKET, StepInStore, model
 from structlog.testing import capture_logs
 
 from wardround.aggregator.handlers import Aggregation
+from wardround.runtime.bus.port import DeadLetterError
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.port import ObjectStore
 from wardround_messages.names import UpdateKey
@@ -193,18 +194,52 @@ async def test_a_flipped_bit_is_found_in_a_file_of_another_order_too(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_an_object_that_vanishes_during_the_merge_is_left_out(tmp_path: Path) -> None:
-    class Vanishing(MemoryStore):
-        async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
-            if offset and "clinic-2" in key:
-                await self.delete(bucket, key)
-            return await super().read(bucket, key, offset=offset, length=length)
+class Fleeting(MemoryStore):
+    """An object whose key holds `victim` is tampered with as soon as its header has been read."""
 
-    step = StepInStore(Vanishing(), SOUND | {"clinic-2": SOUND["clinic-1"]}, base=BASE)
+    def __init__(self, victim: str, tamper: Tamper) -> None:
+        super().__init__()
+        self._victim = victim
+        self._tamper: Tamper | None = tamper
+
+    async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        data = await super().read(bucket, key, offset=offset, length=length)
+        if self._victim in key and self._tamper is not None:
+            tamper, self._tamper = self._tamper, None
+            await tamper(self, ObjectRef(key=key, size=0, sha256=key.split("/")[-1][:16].ljust(64, "0")))
+        return data
+
+
+async def shorten(store: ObjectStore, ref: ObjectRef) -> None:
+    await store.put(BUCKET, ref.key, (await store.read(BUCKET, ref.key))[:-1])
+
+
+IN_ANOTHER_ORDER = raw(
+    json.dumps({"flag": entry("BOOL", [1], 0, 1), "w": entry("F32", [2], 1, 9), "count": entry("I64", [1], 9, 17)}),
+    b"\x01" + np.array([1.0, 2.0], np.float32).tobytes() + np.array([2]).tobytes(),
+)
+
+
+@pytest.mark.parametrize("update", [SOUND["clinic-1"], IN_ANOTHER_ORDER], ids=["usual order", "another order"])
+@pytest.mark.parametrize("tamper", [flip, shorten, remove])
+async def test_an_object_that_changes_after_its_header_was_read_is_left_out(
+    tamper: Tamper, update: bytes, tmp_path: Path
+) -> None:
+    step = StepInStore(Fleeting("clinic-2", tamper), SOUND | {"clinic-2": update}, base=BASE)
 
     result = await aggregate(step, tmp_path)
 
-    assert (result.used, why(result)) == (("clinic-1",), {"clinic-2": "missing"})
+    assert result.used == ("clinic-1",)
+    assert why(result)["clinic-2"] in {"digest", "size", "missing"}
+
+
+async def test_a_model_built_on_that_vanishes_is_a_dead_letter(tmp_path: Path) -> None:
+    step = StepInStore(Fleeting("global/r000000", remove), SOUND, base=BASE)
+    command = await step.write()
+
+    with pytest.raises(DeadLetterError, match="built_on"):
+        await Aggregation(step.store, workdir=tmp_path, slice_size=1).aggregate(command)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_an_update_of_another_round_or_site_never_enters(tmp_path: Path) -> None:
@@ -268,3 +303,11 @@ async def test_optimizer_state_must_be_that_of_most_members(tmp_path: Path) -> N
         "optimizer.m": [2.0],
         "w": [3.0],
     }
+
+
+async def test_with_optimizer_state_to_average_and_no_readable_update_there_is_no_model(tmp_path: Path) -> None:
+    step = StepInStore(MemoryStore(), {"clinic-1": b""}, base=model(w=[0.0]), optimizer_state="average")
+
+    result = await aggregate(step, tmp_path)
+
+    assert (result.model, why(result)) == (None, {"clinic-1": "not_safetensors"})

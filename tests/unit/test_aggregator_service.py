@@ -17,13 +17,13 @@ from wardround.aggregator.app import Aggregator
 from wardround.aggregator.handlers import WORK, Aggregation
 from wardround.runtime import patience
 from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
-from wardround.runtime.bus.messaging import Messenger
-from wardround.runtime.bus.port import DeadLetterError
+from wardround.runtime.bus.messaging import Messenger, open_delivery
+from wardround.runtime.bus.port import DeadLetterError, Delivery
 from wardround.runtime.store.folder import FolderStore
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.port import ObjectInfo, StoreUnavailableError
 from wardround_messages.base import canonical_json
-from wardround_messages.commands import AggregateStep
+from wardround_messages.commands import AggregateStep, PauseExperiment
 from wardround_messages.names import AGGREGATOR_QUEUE, ResultKey
 from wardround_messages.objects import Result
 from wardround_messages.topology import topology
@@ -35,9 +35,13 @@ def step_of(store: MemoryStore | None = None, **parts: Any) -> StepInStore:
     return StepInStore(store or MemoryStore(), UPDATES, **{"base": model(w=[0.0, 0.0]), **parts})
 
 
+def _broker() -> MemoryBroker:
+    return MemoryBroker(topology(("clinic-1", "clinic-2"), ("researcher-a",)))
+
+
 @asynccontextmanager
 async def serving(step: StepInStore, workdir: Path) -> AsyncIterator[tuple[MemoryBroker, Messenger]]:
-    broker = MemoryBroker(topology(("clinic-1", "clinic-2"), ("researcher-a",)))
+    broker = _broker()
     aggregator = Aggregator(MemoryBus(broker, "aggregator"), step.store, clock=noon, workdir=workdir)
     running = asyncio.create_task(aggregator.run())
     await aggregator.ready.wait()
@@ -219,6 +223,14 @@ async def test_a_command_that_the_journal_does_not_bear_out_ends_as_a_dead_lette
         [letter] = broker.dead_letters()
         assert (letter.reason, letter.queue) == ("journal_missing", AGGREGATOR_QUEUE)
         assert "wr-glioma-2" in letter.detail
+
+
+async def test_a_message_that_is_no_command_to_the_aggregator_is_a_dead_letter(tmp_path: Path) -> None:
+    message = PauseExperiment(experiment="glioma-1")
+    packet = Messenger(MemoryBus(_broker(), "researcher-a"), service="client", origin="hub", clock=noon).packet(message)
+
+    with pytest.raises(DeadLetterError, match="not_mine"):
+        await Aggregation(MemoryStore(), workdir=tmp_path, slice_size=1).on_message(open_delivery(Delivery(packet)))
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "cut"])

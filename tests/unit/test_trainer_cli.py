@@ -60,6 +60,14 @@ def test_describe_shows_type_bounds_default_and_meaning_of_each_parameter() -> N
     assert described["parameters_schema"]["properties"]["hidden"]["default"] == 16
 
 
+def test_describe_shows_choices_lists_and_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, choosing="training_trainers:Choosing")
+    lines = [" ".join(line.split()) for line in call("describe", "choosing").stdout.splitlines()]
+    assert 'loss "dice" | "focal" "dice"' in lines
+    assert "widths list of integer items <= 5 needed" in lines
+    assert "limit number | null null" in lines
+
+
 def test_describe_of_an_unknown_trainer_names_those_installed() -> None:
     error = refused("describe", "nobody")
     assert error.code == Exit.BAD_INPUT
@@ -93,6 +101,14 @@ def test_check_exits_1_with_the_reason_where_a_task_fails(tmp_path: Path) -> Non
     error = refused("check", "adding", "--data", tmp_path)
     assert error.code == Exit.ENDED_BADLY
     assert str(error) == "train: too_few_cases: 0 found where at least 1 are needed"
+
+
+def test_check_tells_of_a_trainer_that_takes_its_process_down(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, falling="training_trainers:Falling")
+    in_children(monkeypatch, tmp_path)
+    assert str(refused("check", "falling", "--data", data)) == "train: ended with exit code 9 and no result: out"
 
 
 @pytest.mark.parametrize(

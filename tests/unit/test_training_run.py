@@ -275,6 +275,13 @@ def test_too_few_cases_and_absent_folders_fail_with_a_code(tmp_path: Path) -> No
     assert code_of(run_folder(fill(tmp_path / "b", Task.TRAIN, tmp_path / "none", model=ZEROS))) == "data_missing"
 
 
+@pytest.mark.parametrize("content", [None, "", "a lot"])
+def test_an_amount_that_is_no_number_is_an_unreadable_case(tmp_path: Path, data: Path, content: str | None) -> None:
+    amount = data / "amount.txt"
+    amount.unlink() if content is None else amount.write_text(content)
+    assert code_of(run_folder(fill(tmp_path / "task", Task.TRAIN, data, model=ZEROS))) == "case_unreadable"
+
+
 def test_an_update_that_is_not_finite_is_not_left(tmp_path: Path, data: Path) -> None:
     (data / "amount.txt").write_text("inf")
     folder = fill(tmp_path / "task", Task.TRAIN, data, model=ZEROS)

@@ -1,9 +1,12 @@
 """Trainers that go wrong, or use what the shipped ones do not. Their one weight starts at one."""
 
+import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from wardround.training import NumpyTrainer, Outcome, Parameters
 
@@ -139,3 +142,21 @@ class Moody(Simple):
     def train(self, weights, cases, job):
         weights["weight"] += np.float32(np.random.default_rng().normal())
         return Outcome(cases=len(cases))
+
+
+class Falling(Simple):
+    """Ends its process, as the kernel does where memory is short."""
+
+    def train(self, weights, cases, job):
+        print("out", file=sys.stderr, flush=True)
+        os._exit(9)
+
+
+class Choice(Parameters):
+    loss: Literal["dice", "focal"] = "dice"
+    widths: tuple[int, ...] = Field(max_length=5)
+    limit: float | None = None
+
+
+class Choosing(Simple, NumpyTrainer[Choice]):
+    pass

@@ -35,13 +35,16 @@ def relative(tensors: Iterable[Tensor], *, start: int) -> tuple[Tensor, ...]:
 
 
 def in_canonical_order(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """The tensors by type and name, each beginning where the one before ends; so equal sets have equal places."""
+    """The tensors by type and name, each beginning where the one before ends; so equal sets have equal places.
+
+    Empty ones that share a place come in the order that `read_header` gives them.
+    """
     placed, reached = [], 0
     for tensor in sorted(tensors, key=lambda tensor: (_RANK[tensor.dtype], tensor.name)):
         size = tensor.end - tensor.begin
         placed.append(replace(tensor, begin=reached, end=reached + size))
         reached += size
-    return tuple(placed)
+    return tuple(sorted(placed, key=lambda tensor: (tensor.begin, tensor.end, tensor.name)))
 
 
 def layout_of(tensors: Iterable[Tensor]) -> Layout:
