@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .cache/uv/bin/uv)
 export UV_PYTHON_PREFERENCE ?= system
 export UV_LINK_MODE ?= copy
+# Hospitals and companies put their own certificate authority into the system store.
+export UV_SYSTEM_CERTS ?= true
+export UV_NATIVE_TLS ?= true
 
 .PHONY: help setup demo check test lint types unit benchmarks contract requirements format clean
 
