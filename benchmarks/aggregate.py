@@ -35,7 +35,16 @@ from wardround.runtime.store.transfer import read_model
 from wardround_messages.commands import AggregateStep
 from wardround_messages.journal import ExperimentAccepted, JournalEntry, StepClosed, StepOpened
 from wardround_messages.manifest import Cohort, Manifest, Rounds, Training
-from wardround_messages.names import GlobalKey, JournalKey, ResultKey, Task, UpdateKey, bucket_of
+from wardround_messages.names import (
+    GLOBAL_PREFIX,
+    RESULTS_PREFIX,
+    GlobalKey,
+    JournalKey,
+    ResultKey,
+    Task,
+    UpdateKey,
+    bucket_of,
+)
 from wardround_messages.objects import RESULT_AT_MOST, Result
 from wardround_messages.parts import Member, ObjectRef
 
@@ -98,7 +107,9 @@ async def aggregate(store: FolderStore, folder: Path, slice_size: int) -> float:
     command = AggregateStep(
         experiment=EXPERIMENT, round=1, task=Task.TRAIN, closing=CLOSING, closing_sha256=closing.sha256
     )
-    await store.delete(bucket_of(EXPERIMENT), str(ResultKey(CLOSING)))  # of an earlier run
+    for prefix in (RESULTS_PREFIX, f"{GLOBAL_PREFIX}r000001/"):
+        for earlier in await store.list(bucket_of(EXPERIMENT), prefix):
+            await store.delete(bucket_of(EXPERIMENT), earlier.key)
     begin = time.perf_counter()
     await Aggregation(store, workdir=folder, slice_size=slice_size).aggregate(command)
     seconds = time.perf_counter() - begin

@@ -84,8 +84,11 @@ def canonical_json(model: BaseModel, *, leave_out: set[str] | None = None) -> by
     return canonical_bytes(model.model_dump(mode="json", exclude=leave_out))
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_bytes(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest(data: bytes) -> str:

@@ -63,7 +63,7 @@ def parse(model: type[M], body: bytes, *, at_most: int) -> M:
     except UnicodeDecodeError as error:
         raise MalformedError("not_utf8", f"byte {error.start} is not UTF-8") from None
     try:
-        json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+        _STRICT.decode(text)
     except MalformedError:
         raise
     except RecursionError:
@@ -104,3 +104,6 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise MalformedError("not_json", f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_no_key_twice, parse_constant=_no_constant)

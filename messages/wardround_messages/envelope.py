@@ -30,6 +30,9 @@ class Envelope(Model):
         return {f"{PREFIX}{name}": value for name, value in self.model_dump(mode="json", exclude_none=True).items()}
 
 
+_ATTRIBUTES = frozenset(Envelope.model_fields)
+
+
 def read_headers(headers: Mapping[str, object]) -> Envelope:
     """The envelope in AMQP headers; others are ignored, the broker adds its own.
 
@@ -37,7 +40,7 @@ def read_headers(headers: Mapping[str, object]) -> Envelope:
         MalformedError: `envelope`, when an attribute is missing or out of bounds.
     """
     attributes = {name.removeprefix(PREFIX): value for name, value in headers.items() if name.startswith(PREFIX)}
-    known = {name: value for name, value in attributes.items() if name in Envelope.model_fields}
+    known = {name: value for name, value in attributes.items() if name in _ATTRIBUTES}
     if "specversion" not in known:
         raise MalformedError("envelope", "no CloudEvents headers")
     for name, value in known.items():

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, cast
 
 from pydantic import AfterValidator, Field
@@ -47,8 +48,11 @@ ObjectKey = Annotated[str, Field(max_length=200, pattern=r"^[a-z0-9._/-]+$")]
 Bucket = Annotated[str, Field(max_length=63, pattern=f"^{ID}$")]
 
 
+_ID = re.compile(ID)
+
+
 def is_id(text: str, longest: int) -> bool:
-    return len(text) <= longest and text not in RESERVED and re.fullmatch(ID, text) is not None
+    return len(text) <= longest and text not in RESERVED and _ID.fullmatch(text) is not None
 
 
 # --- task ids: the name of the spool folder and of the DAG run ---------------------------------------------------
@@ -181,8 +185,11 @@ _KEYS = {
 }
 _PATTERNS = [(kind, re.compile(pattern, re.ASCII)) for kind, pattern in _KEYS.items()]
 _PARTS = {"number": int, "round": int, "attempt": int, "closing": int, "task": Task}
+# A listing gives the same keys again and again: those of a thousand sites in a few rounds.
+KEYS_REMEMBERED = 8192
 
 
+@lru_cache(KEYS_REMEMBERED)
 def parse_key(text: str) -> Key | None:
     """The key, or None: what does not parse does not exist."""
     for kind, pattern in _PATTERNS:

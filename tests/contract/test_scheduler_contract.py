@@ -375,7 +375,7 @@ async def test_a_training_that_resists_is_killed_with_all_that_it_started(
     task = local_clinic.odd("resist")
     await local_scheduler.trigger(task)
     await local_clinic.begun(task, "resisting")
-    assert len(processes_of(local_clinic.root)) == 3  # the server, the training, and what that started
+    await until(lambda: len(processes_of(local_clinic.root)) == 3)  # the server, the training, what that started
     start = time.monotonic()
     await local_scheduler.cancel(task)
     assert (await local_scheduler.wait(task)).code == "cancelled"

@@ -12,7 +12,7 @@ from whole import clinics_for, counting, finish, journal_of, run, state_of
 from wardround.runtime.bus.port import Packet
 from wardround.simulation.federation import Federation
 from wardround.simulation.researcher import Ending, carry_through
-from wardround_messages.names import COORDINATOR_QUEUE, DEAD_QUEUE, OBJECTSTORE, AnswerKey, ResultKey, Task, bucket_of
+from wardround_messages.names import COORDINATOR_QUEUE, OBJECTSTORE, AnswerKey, ResultKey, Task, bucket_of
 from wardround_messages.topology import ANNOUNCED_ROUTING_KEY
 
 

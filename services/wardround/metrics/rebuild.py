@@ -2,7 +2,7 @@
 
 from wardround.metrics.board import ExperimentBoard
 from wardround.metrics.history import Entry
-from wardround.metrics.reading import read_figures
+from wardround.metrics.reading import Reader
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.journal import Journal, Stored
 from wardround.runtime.store.port import ObjectStore
@@ -17,8 +17,9 @@ async def rebuild(store: ObjectStore, experiment: str) -> ExperimentBoard:
     """
     journal = Journal(store, experiment, writer="metrics", clock=wall_clock)
     board = ExperimentBoard(experiment).recorded(entry_of(stored) for stored in await journal.read_on())
+    reader = Reader(store)
     for number in sorted(board.unwritten):
-        board = board.kept(await read_figures(store, board.history, number))
+        board = board.kept(await reader.figures(board.history, number))
     return board
 
 

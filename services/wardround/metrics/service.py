@@ -12,7 +12,7 @@ import structlog
 from wardround.metrics.board import Board
 from wardround.metrics.evolve import IllegalEntryError
 from wardround.metrics.history import History
-from wardround.metrics.reading import read_answer, read_figures
+from wardround.metrics.reading import Reader
 from wardround.metrics.rebuild import entry_of
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.bus.messaging import Messenger, Received
@@ -55,6 +55,7 @@ class MetricsService:
         self.ready = asyncio.Event()
         self._messenger = Messenger(bus, service="metrics", origin=HUB, clock=clock)
         self._store = store
+        self._reader = Reader(store)
         self._clock = clock
         self._offset = offset
         self._look_every = look_every
@@ -138,7 +139,7 @@ class MetricsService:
             return None
         key = AnswerKey(said.round, said.task, said.site, said.attempt)
         try:
-            return await read_answer(self._store, bucket_of(said.experiment), key)
+            return await self._reader.answer(bucket_of(said.experiment), key)
         except StoreUnavailableError:
             return None
 
@@ -176,7 +177,7 @@ class MetricsService:
 
     async def _write_figures(self, experiment: str) -> None:
         for number in sorted(self.board[experiment].unwritten):
-            figures = await read_figures(self._store, self.board[experiment].history, number)
+            figures = await self._reader.figures(self.board[experiment].history, number)
             await self._store.put(bucket_of(experiment), str(FiguresKey(number)), canonical_json(figures))
             self.board[experiment] = self.board[experiment].kept(figures)
 

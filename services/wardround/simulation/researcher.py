@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from wardround.runtime.bus.memory import MemoryBus
-from wardround.runtime.bus.messaging import Messenger, Received
+from wardround.runtime.bus.messaging import Messenger, open_delivery
+from wardround.runtime.bus.port import Delivery
 from wardround.simulation.federation import Federation
 from wardround.simulation.sites import RESEARCHER
 from wardround_messages import journal as facts
 from wardround_messages.commands import ResumeExperiment, StartExperiment
 from wardround_messages.events import EntryRecorded, ExperimentRefused
 from wardround_messages.manifest import Brought, Forked, Manifest
+from wardround_messages.messages import Message
 from wardround_messages.names import (
     HUB,
     METRICS_STREAM,
@@ -21,6 +23,8 @@ from wardround_messages.names import (
     brought_model_key,
     bucket_of,
 )
+
+FROM_COORDINATOR = "evt.coordinator."
 
 Ended = Literal["finished", "failed", "aborted", "paused", "enrolling", "refused"]
 
@@ -69,16 +73,21 @@ class _Watch:
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def carry_through(self) -> Ending:
-        subscription = await self._messenger.listen(METRICS_STREAM, self._on_message, prefetch=1, offset="next")
+        subscription = await self._messenger.bus.subscribe(
+            METRICS_STREAM, self._on_delivery, dead_key=self._messenger.dead_key, prefetch=1, offset="next"
+        )
         try:
             await self._messenger.send(StartExperiment(manifest=self._manifest))
             return await self._ending
         finally:
             await subscription.close()
 
-    async def _on_message(self, received: Received) -> None:
-        message = received.message
-        if getattr(message, "experiment", None) != self._manifest.id or self._ending.done():
+    async def _on_delivery(self, delivery: Delivery) -> None:
+        if delivery.packet.routing_key.startswith(FROM_COORDINATOR) and not self._ending.done():
+            await self._on_message(open_delivery(delivery).message)
+
+    async def _on_message(self, message: Message) -> None:
+        if getattr(message, "experiment", None) != self._manifest.id:
             return
         match message:
             case ExperimentRefused():

@@ -16,10 +16,7 @@ class CaseFolders:
 
     def __init__(self, data: JobData) -> None:
         self._data = data
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        return tuple(Path(folder) for folder in self._data.folders)
+        self.folders = tuple(Path(folder) for folder in data.folders)
 
     @property
     def layout(self) -> str | None:
@@ -42,9 +39,10 @@ class CaseFolders:
 
         Where there are several data folders, the folder's own name goes before it: a site may have one per case.
         """
+        path = case.as_posix()
         for folder in self.folders:
-            if case.is_relative_to(folder):
-                inner = case.relative_to(folder).as_posix()
+            inner = path.removeprefix(f"{folder.as_posix()}/")
+            if inner != path:
                 return inner if len(self.folders) == 1 else f"{folder.name}/{inner}"
         raise ValueError("a case lies in one of the data folders")
 
@@ -56,9 +54,16 @@ def _inside(folder: Path, pattern: str) -> Iterable[Path]:
         raise TaskError("data_missing", "a folder of the data set is not there; see the site's map of data sets") from (
             error
         )
+    sound = {folder}
     for path in folder.glob(pattern):
+        if path == folder:
+            continue
         for inner in (path, *(path.rglob("*") if path.is_dir() else ())):
-            _refuse_leading_out(inner, root)
+            if inner.parent not in sound:
+                _refuse_leading_out(inner.parent, root)
+                sound.add(inner.parent)
+            if inner.is_symlink():
+                _refuse_leading_out(inner, root)
         yield path
 
 

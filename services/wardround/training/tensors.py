@@ -86,8 +86,9 @@ def _renamed_when_done(path: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
+        raise
 
 
 def check_finite(update: Mapping[str, Array]) -> None:

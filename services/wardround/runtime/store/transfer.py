@@ -40,8 +40,9 @@ async def download(store: ObjectStore, bucket: str, key: str, *, size: int, sha2
         if found != sha256:
             raise DigestMismatchError(f"{key} has the digest {found} where {sha256} was announced")
         os.replace(part, to)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
+        raise
 
 
 async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, file: BufferedWriter) -> str:
