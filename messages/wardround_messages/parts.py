@@ -1,5 +1,7 @@
 """Small models that messages and objects share."""
 
+import math
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,6 +19,10 @@ from wardround_messages.names import (
     UpdateKey,
     parse_key,
 )
+
+# Why an answer is not counted, where the coordinator itself says so.
+UNANSWERED = "unanswered"
+WITHDRAWN = "withdrawn"
 
 Encoding = Literal["full-v1"]
 Sites = Annotated[tuple[SiteId, ...], Field(max_length=1000, json_schema_extra=UNIQUE), NothingTwice]
@@ -62,6 +68,23 @@ class Measured(Model):
 
     cases: Count | None
     values: MetricValues
+
+
+def mean_of(name: str, measured: Iterable[Measured]) -> float | None:
+    """The mean of a metric over those that have a finite value for it, weighted by cases where all of them give
+    these; None where nobody has one, or where the mean is beyond the range of a float."""
+    having = [(one.cases, value) for one in measured if (value := one.values.get(name)) is not None]
+    weighted = all(cases for cases, _ in having)
+    weights = [cases if weighted and cases else 1 for cases, _ in having]
+    whole = sum(weights)
+    try:
+        return (
+            math.fsum(weight / whole * value for weight, (_, value) in zip(weights, having, strict=True))
+            if whole
+            else None
+        )
+    except OverflowError:
+        return None
 
 
 class Trainer(Model):

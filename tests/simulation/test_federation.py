@@ -239,6 +239,60 @@ async def test_an_initial_model_is_brought_as_a_file(tmp_path: Path) -> None:
         assert await carry_through(federation, manifest, brought=file) == Ending("finished")
 
 
+async def test_commands_are_carried_out_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    """A store takes its time: an abort must not overtake the start."""
+    manifest = counting(count=3)
+    federation = Federation(tmp_path, clinics_for(tmp_path, manifest))
+    make_bucket = federation.store.make_bucket
+
+    async def slowly(bucket: str) -> None:
+        await asyncio.sleep(0.05)
+        await make_bucket(bucket)
+
+    federation.store.make_bucket = slowly  # type: ignore[method-assign]
+    async with federation.running():
+        one = await researcher(federation)
+        await one.say(StartExperiment(manifest=manifest))
+        await one.say(AbortExperiment(experiment=manifest.id))
+        await one.until(facts.ExperimentAborted)
+        await one.bus.close()
+
+
+# --- two coordinators ------------------------------------------------------------------------------------------------
+
+
+async def test_a_coordinator_that_takes_over_knows_what_the_other_let_in(tmp_path: Path) -> None:
+    manifest = counting(count=6)
+    _, undisturbed = await run(tmp_path / "plain", manifest)
+    federation = Federation(tmp_path / "two", clinics_for(tmp_path / "two", manifest), coordinators=2, interval=0.2)
+    async with federation.running():
+        one = await researcher(federation)
+        ending = asyncio.create_task(carry_through(federation, manifest))
+        await one.until(facts.StepOpened, round=2)
+        await federation.kill("coordinator-1")
+        assert await asyncio.wait_for(ending, 20) == Ending("finished")
+        await one.say(PauseExperiment(experiment=manifest.id))
+        await one.until(CommandRefused, code="ended")
+        state = state_of(await journal_of(federation, manifest.id))
+        await one.bus.close()
+    assert state.models == undisturbed.models
+
+
+async def test_two_coordinators_that_both_decide_write_one_history(tmp_path: Path) -> None:
+    """With announcements lost and short timers both take every experiment up and append as they can."""
+    manifest = counting(count=5)
+    _, undisturbed = await run(tmp_path / "plain", manifest)
+    federation = Federation(
+        tmp_path / "two", clinics_for(tmp_path / "two", manifest), coordinators=2, aggregators=2, interval=0.02
+    )
+    federation.broker.disconnect("store")
+    ending, state = await finish(federation, manifest)
+    assert ending == Ending("finished")
+    assert state.models == undisturbed.models
+    writers = {stored.entry.writer for stored in await journal_of(federation, manifest.id)}
+    assert len(writers) == 2
+
+
 # --- faults of others ------------------------------------------------------------------------------------------------
 
 

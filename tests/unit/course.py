@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from wardround.coordinator.commands import ExperimentCommand, Refusal, carry_out
 from wardround.coordinator.decide import Observed, decide
 from wardround.coordinator.due import due
 from wardround.coordinator.evolve import evolve
-from wardround.coordinator.orders import Order, Refusal, carry_out
 from wardround.coordinator.state import State
 from wardround.coordinator.steps import StoredAnswer
 from wardround_messages import journal as facts
@@ -99,8 +99,8 @@ class Course:
         self.now += timedelta(**duration)
         return self.settle()
 
-    def order(self, order: Order, order_id: str = "order-1") -> Refusal | list[Fact]:
-        led_to = carry_out(self.known, order, order_id, self.answers)
+    def order(self, command: ExperimentCommand, command_id: str = "order-1") -> Refusal | list[Fact]:
+        led_to = carry_out(self.known, command, command_id, self.answers)
         if isinstance(led_to, Refusal):
             return led_to
         for proposed in led_to:

@@ -118,7 +118,7 @@ async def test_two_aggregators_at_once_end_with_one_result(tmp_path: Path) -> No
         await asyncio.gather(*(one.aggregate(command) for one in two))
 
     assert (await step.result(command)).model is not None
-    assert [log for log in logs if log["event"] == "another result counts"] == []
+    assert [log for log in logs if log["event"] == "another_result_counts"] == []
     assert len(await step.store.list(BUCKET, "global/r000001/")) == 1
 
 
@@ -137,7 +137,7 @@ async def test_another_result_that_came_first_counts_and_ours_is_dropped(tmp_pat
         await Aggregation(step.store, workdir=tmp_path, slice_size=2**20).aggregate(command)
 
     assert (await step.result(command)).model is None
-    assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["another result counts"]
+    assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["another_result_counts"]
 
 
 class AwayStore(MemoryStore):

@@ -3,8 +3,8 @@
 import pytest
 from course import Course, manifest_of, only
 
+from wardround.coordinator.commands import Refusal
 from wardround.coordinator.evolve import IllegalTransitionError
-from wardround.coordinator.orders import Refusal
 from wardround_messages import journal as facts
 from wardround_messages.commands import (
     AbortExperiment,
@@ -94,6 +94,16 @@ def test_a_new_grant_after_a_withdrawal_joins_at_the_next_step_not_in_the_open_o
     assert [task.site for task in course.asked()] == ["clinic-2", "clinic-3"]
     course.all_done()
     assert [task.site for task in course.asked()] == ["clinic-1", "clinic-2", "clinic-3"]
+
+
+def test_resuming_asks_a_site_again_that_withdrew_and_granted_anew_meanwhile() -> None:
+    course = Course(manifest_of(sites=2))
+    course.to_training()
+    course.consent("clinic-1", "withdrawn")
+    assert course.known.paused == "quorum_out_of_reach"
+    course.consent("clinic-1", "granted")
+    course.order(ResumeExperiment(experiment=NAME))
+    assert [task.site for task in course.asked()] == ["clinic-1", "clinic-2"]
 
 
 def test_consents_are_recorded_while_paused_and_nothing_else_moves() -> None:

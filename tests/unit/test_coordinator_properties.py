@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from wardround.coordinator.decide import next_moment
 from wardround.coordinator.due import due
 from wardround.coordinator.evolve import evolve
-from wardround.coordinator.state import UNANSWERED, State
+from wardround.coordinator.state import State
 from wardround_messages import journal as facts
 from wardround_messages.commands import (
     AbortExperiment,
@@ -22,6 +22,7 @@ from wardround_messages.commands import (
 )
 from wardround_messages.manifest import CommonTest, Evaluation
 from wardround_messages.names import AnswerKey, Task
+from wardround_messages.parts import UNANSWERED, Measured
 
 SITES = ("clinic-1", "clinic-2", "clinic-3", "clinic-4")
 NAME = "glioma-1"
@@ -51,11 +52,17 @@ class AnyCourse(RuleBasedStateMachine):
             self.course.consent(site, verdict)
 
     @precondition(lambda self: self.course.asked())
-    @rule(data=st.data(), outcome=st.sampled_from(["done"] * 6 + ["failed", "refused", "cancelled"]))
-    def answer(self, data: st.DataObject, outcome: str) -> None:
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(["done"] * 6 + ["failed", "refused", "cancelled"]),
+        loss=st.sampled_from([0.5, 1e308, -1e308, None]),
+        cases=st.sampled_from([None, 1, 2**53]),
+    )
+    def answer(self, data: st.DataObject, outcome: str, loss: float | None, cases: int | None) -> None:
         task = data.draw(st.sampled_from(self.course.asked()))
         if AnswerKey(task.round, task.task, task.site, task.attempt) not in self.course.answers:
-            self.course.answer(task.site, outcome, attempt=task.attempt)
+            received = Measured(cases=cases, values={"loss": loss}) if outcome == "done" else None
+            self.course.answer(task.site, outcome, attempt=task.attempt, received=received)
 
     @precondition(lambda self: self.course.asked())
     @rule()
@@ -161,9 +168,7 @@ class AnyCourse(RuleBasedStateMachine):
         """Promise P1: an experiment that has not ended stands paused, or something will move it on."""
         state = self.course.known
         if not state.ended and state.paused is None:
-            moment = next_moment(state)
-            assert moment is not None
-            assert moment > self.course.now
+            assert next_moment(state, self.course.now) is not None or state.step is not None
             if state.step is not None:
                 assert due(state, self.course.answers)
 

@@ -1,8 +1,11 @@
 """When a round closes, and what follows."""
 
+from datetime import timedelta
+
 import pytest
 from course import Course, manifest_of, model_ref, only
 
+from wardround.coordinator.decide import next_moment
 from wardround.coordinator.plan import sampled
 from wardround_messages import journal as facts
 from wardround_messages.commands import ReadmitSite, ResumeExperiment
@@ -289,6 +292,58 @@ def test_three_misses_in_a_row_set_a_site_aside_until_it_is_readmitted() -> None
     assert [task.site for task in course.asked()] == ["clinic-1", "clinic-2", "clinic-3"]
 
 
+def test_a_site_whose_update_is_left_out_three_times_is_set_aside() -> None:
+    course = Course(manifest_of(count=6))
+    course.to_training()
+    for _ in range(3):
+        for site in course.known.sites:
+            course.answer(site, settle=False)
+        course.settle()
+        course.aggregate(left_out=("clinic-3",))
+    assert course.known.sites["clinic-3"].set_aside
+    assert [task.site for task in course.asked()] == ["clinic-1", "clinic-2"]
+
+
+def test_a_step_that_is_reopened_counts_one_miss_not_two() -> None:
+    course = Course()
+    course.to_training()
+    course.answer("clinic-1")
+    course.answer("clinic-2")
+    course.answer("clinic-3", "refused")
+    course.aggregate(left_out=("clinic-2",))
+    course.answer("clinic-2", attempt=2)
+    course.aggregate()
+    assert {name: site.misses for name, site in course.known.sites.items()} == {
+        "clinic-1": 0,
+        "clinic-2": 0,
+        "clinic-3": 1,
+    }
+
+
+def test_nothing_is_looked_at_again_and_again_when_a_member_withdraws_after_the_quorum() -> None:
+    course = Course(manifest_of(rounds={"grace": 600}))
+    course.to_training()
+    course.answer("clinic-1")
+    course.answer("clinic-2")
+    course.consent("clinic-2", "withdrawn")
+    course.wait(seconds=601)
+    assert course.known.step is not None
+    moment = next_moment(course.known, course.now)
+    assert moment == course.known.step.since + timedelta(days=1)
+
+
+@pytest.mark.parametrize("losses", [(1e308, -1e308, 1e308), (1e308, 1e308, 1e308), (-1.7e308, -1.7e308, 0.0)])
+@pytest.mark.parametrize("cases", [None, 1, 2**53])
+def test_metrics_at_the_edge_of_what_a_float_holds_stop_no_experiment(
+    losses: tuple[float, ...], cases: int | None
+) -> None:
+    course = Course()
+    course.to_training()
+    for site, loss in zip(course.known.sites, losses, strict=True):
+        course.answer(site, received=Measured(cases=cases, values={"loss": loss}), settle=False)
+    assert only(course.settle(), facts.StepClosed).quorum_met
+
+
 def test_being_late_for_the_grace_is_no_miss_being_late_for_the_deadline_is() -> None:
     for grace, misses in ((600, 0), (10**6, 1)):
         course = Course(manifest_of(rounds={"grace": grace}))
@@ -296,6 +351,7 @@ def test_being_late_for_the_grace_is_no_miss_being_late_for_the_deadline_is() ->
         course.answer("clinic-1")
         course.answer("clinic-2")
         course.wait(days=1)
+        course.aggregate()
         assert course.known.sites["clinic-3"].misses == misses
 
 

@@ -49,7 +49,7 @@ class Aggregation:
             DeadLetterError: the journal does not say what the command says, or the model built on is broken.
         """
         if await self._has_result(command):
-            log.info("aggregated before", experiment=command.experiment, closing=command.closing)
+            log.info("aggregated_before", experiment=command.experiment, closing=command.closing)
             return
         step = await read_step(self._store, command)
         result = await patiently(lambda: self._merge(step))
@@ -57,7 +57,7 @@ class Aggregation:
         bucket, data = bucket_of(command.experiment), canonical_json(result)
         ours = await patiently(lambda: create_or_compare(self._store, bucket, key, data))
         if not ours:
-            log.warning("another result counts", experiment=command.experiment, key=key)
+            log.warning("another_result_counts", experiment=command.experiment, key=key)
 
     async def _has_result(self, command: AggregateStep) -> bool:
         try:
@@ -112,7 +112,7 @@ def _say(command: AggregateStep, combined: Combined) -> None:
         if fault.code in SECURITY:
             log.warning("security", event_kind=f"update_{fault.code}", **known)
         else:
-            log.warning("left out", code=fault.code, **known)
+            log.warning("left_out", code=fault.code, **known)
     log.info(
         "aggregated",
         experiment=command.experiment,

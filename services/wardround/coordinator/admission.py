@@ -6,7 +6,7 @@ Killed anywhere, it is done again from the redelivered command; entry 0 is what 
 import tempfile
 from pathlib import Path
 
-from wardround.coordinator.orders import Refusal
+from wardround.coordinator.commands import Refusal
 from wardround.runtime.clock import Clock
 from wardround.runtime.journal import Journal, JournalMovedError
 from wardround.runtime.store.port import NotFoundError, ObjectStore

@@ -1,14 +1,17 @@
 """The coordinator: wires experiments to the bus. Run it twice and nothing goes wrong."""
 
 import asyncio
+import contextlib
 import os
 import socket
+from weakref import WeakValueDictionary
 
 import structlog
 
 from wardround.coordinator.admission import admit
+from wardround.coordinator.commands import ExperimentCommand, Refusal
 from wardround.coordinator.experiment import Experiment
-from wardround.coordinator.orders import Order, Refusal
+from wardround.coordinator.outbox import GIVE_UP_AFTER
 from wardround.runtime.bus.messaging import Messenger, Received, open_delivery
 from wardround.runtime.bus.port import Bus, BusError, DeadLetterError, Delivery
 from wardround.runtime.clock import Clock
@@ -40,6 +43,8 @@ from wardround_messages.names import (
 
 log = structlog.get_logger()
 
+LONGEST_PAUSE = 600.0
+LOOK_AROUND_AT_MOST_EVERY = 1.0
 RECONCILE_INTERVAL = 15.0  # seconds: how late an object is noticed at most when its announcement is lost
 
 
@@ -59,6 +64,8 @@ class Coordinator:
         self._interval = interval
         self._writer = f"{socket.gethostname()}.{os.getpid()}.{fresh_id()[:8]}"[:120]
         self._messenger = Messenger(bus, service="coordinator", origin=HUB, clock=clock)
+        self._unknown = asyncio.Event()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: asyncio.TaskGroup
 
     async def run(self) -> None:
@@ -66,29 +73,40 @@ class Coordinator:
         async with asyncio.TaskGroup() as self._tasks:
             self._bus.on_connect(self._reconnected)
             await patiently(self._take_up_all)
-            subscription = await self._bus.subscribe(
-                COORDINATOR_QUEUE, self._on_delivery, dead_key=self._messenger.dead_key
+            subscription = await patiently(
+                lambda: self._bus.subscribe(COORDINATOR_QUEUE, self._on_delivery, dead_key=self._messenger.dead_key)
             )
             self.ready.set()
             try:
-                await asyncio.Future()
+                await self._look_around()
             finally:
                 await subscription.close()
+
+    async def _look_around(self) -> None:
+        """Find what another coordinator let in: now and then, and when something unknown is announced."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._unknown.wait(), self._interval)
+            self._unknown.clear()
+            await patiently(self._take_up_all)
+            await asyncio.sleep(LOOK_AROUND_AT_MOST_EVERY)
 
     async def _take_up_all(self) -> None:
         for bucket in await self._store.buckets():
             name = experiment_of(bucket)
-            if name is None or name in self.experiments or not await self._accepted(name):
-                continue
-            await self._store.announce(bucket, ANNOUNCED)
-            self._take_up(name)
+            if name is not None and name not in self._ended:
+                await self._find(name)
 
-    async def _accepted(self, name: str) -> bool:
+    async def _find(self, name: str) -> Experiment | None:
+        """The experiment, taken up where this process does not have it in hand; None where there is none."""
+        if name in self.experiments:
+            return self.experiments[name]
         try:
             await self._store.head(bucket_of(name), str(JournalKey(0)))
+            await self._store.announce(bucket_of(name), ANNOUNCED)
         except NotFoundError:
-            return False
-        return True
+            return None
+        return self.experiments.get(name) or self._take_up(name)
 
     def _take_up(self, name: str) -> Experiment:
         self._ended.discard(name)
@@ -100,24 +118,24 @@ class Coordinator:
         return experiment
 
     async def _run(self, experiment: Experiment) -> None:
-        try:
-            await experiment.run()
-        except Exception:  # one experiment's fault must not stop the others
-            log.exception("experiment_faulted", experiment=experiment.name)
-            await asyncio.sleep(self._interval)
-            self._take_up(experiment.name)
-            return
+        """One experiment's fault must not stop the others: it is begun anew, ever more rarely."""
+        pause = self._interval
+        while True:
+            try:
+                await experiment.run()
+            except Exception:
+                log.exception("experiment_faulted", experiment=experiment.name, again_in=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                experiment.begin_anew()
+            else:
+                break
         if experiment.broken is None:
             del self.experiments[experiment.name]
             self._ended.add(experiment.name)
 
-    def _find(self, name: str) -> Experiment | None:
-        """The experiment, taken up again where it had ended."""
-        if name in self.experiments:
-            return self.experiments[name]
-        return self._take_up(name) if name in self._ended else None
-
     def _reconnected(self) -> None:
+        self._unknown.set()
         for experiment in self.experiments.values():
             experiment.reconnected()
 
@@ -138,9 +156,12 @@ class Coordinator:
             raise DeadLetterError(error.code, error.detail) from None
         for one in announced:
             name = experiment_of(one.bucket)
-            experiment = None if name is None else self._find(name)
-            if experiment is not None:
-                experiment.announced(one.key)
+            if name in self.experiments:
+                self.experiments[name].announced(one.key)
+            elif name in self._ended:
+                self._take_up(name)
+            elif name is not None:
+                self._unknown.set()
 
     async def _on_message(self, received: Received) -> None:
         match received.message:
@@ -148,51 +169,54 @@ class Coordinator:
                 await self._start(command, received)
             case (
                 PauseExperiment() | ResumeExperiment() | AbortExperiment() | ExtendExperiment() | ReadmitSite()
-            ) as order:
-                await self._order(order, received)
+            ) as command:
+                await self._command(command, received)
             case SiteSeen() as seen:
-                self._seen(seen)
+                await self._seen(seen)
             case other:
                 raise DeadLetterError("not_for_me", f"the coordinator does not handle {other.type}")
 
     async def _start(self, command: StartExperiment, received: Received) -> None:
-        try:
-            refusal = await admit(
-                self._store,
-                command,
-                command_id=received.envelope.id,
-                requested_by=received.login,
-                known_sites=self._sites,
-                writer=self._writer,
-                clock=self._clock,
-            )
-        except JournalBrokenError as error:
-            refusal = Refusal("journal_broken", str(error)[:400])
-        if refusal is not None:
-            await self._refuse(ExperimentRefused, command, received, refusal)
-            return
-        known = self._find(command.experiment)
-        if known is None:
-            self._take_up(command.experiment)
-        else:
-            known.repeat_newest()
-
-    async def _order(self, order: Order, received: Received) -> None:
-        experiment = self._find(order.experiment)
-        if experiment is None:
-            refusal: Refusal | None = Refusal("unknown_experiment", f"there is no experiment '{order.experiment}'")
-        else:
+        async with self._turn(command.experiment):
             try:
-                refusal = await experiment.order(order, received.envelope.id)
+                refusal = await admit(
+                    self._store,
+                    command,
+                    command_id=received.envelope.id,
+                    requested_by=received.login,
+                    known_sites=self._sites,
+                    writer=self._writer,
+                    clock=self._clock,
+                )
             except JournalBrokenError as error:
                 refusal = Refusal("journal_broken", str(error)[:400])
-        if refusal is not None:
-            await self._refuse(CommandRefused, order, received, refusal)
+            if refusal is not None:
+                await self._refuse(ExperimentRefused, command, received, refusal)
+            elif (known := await self._find(command.experiment)) is not None:
+                known.repeat_newest()
+
+    async def _command(self, command: ExperimentCommand, received: Received) -> None:
+        refusal: Refusal | None
+        async with self._turn(command.experiment):
+            experiment = await self._find(command.experiment)
+            if experiment is None:
+                refusal = Refusal("unknown_experiment", f"there is no experiment '{command.experiment}'")
+            else:
+                try:
+                    refusal = await experiment.carry_out(command, received.envelope.id)
+                except JournalBrokenError as error:
+                    refusal = Refusal("journal_broken", str(error)[:400])
+            if refusal is not None:
+                await self._refuse(CommandRefused, command, received, refusal)
+
+    def _turn(self, experiment: str) -> asyncio.Lock:
+        """Commands to one experiment are carried out in the order in which they came."""
+        return self._turns.setdefault(experiment, asyncio.Lock())
 
     async def _refuse(
         self,
         event: type[ExperimentRefused | CommandRefused],
-        command: StartExperiment | Order,
+        command: StartExperiment | ExperimentCommand,
         received: Received,
         refusal: Refusal,
     ) -> None:
@@ -205,13 +229,13 @@ class Coordinator:
             reason=refusal.reason,
         )
         try:
-            await self._messenger.send(refused, cause=received.envelope.id)
+            await self._messenger.send(refused, cause=received.envelope.id, give_up_after=GIVE_UP_AFTER)
         except BusError as error:
             log.warning("not_sent", experiment=command.experiment, error=str(error))
 
-    def _seen(self, seen: SiteSeen) -> None:
+    async def _seen(self, seen: SiteSeen) -> None:
         for name in {task.experiment for task in seen.tasks}:
-            self._find(name)
+            await self._find(name)
         for experiment in self.experiments.values():
             if experiment.concerns(seen):
                 experiment.seen(seen)

@@ -4,14 +4,13 @@ It returns the entries that follow at once, in order; the caller appends them, f
 there are none.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from wardround.coordinator.plan import consent_closes, eligible, next_step
 from wardround.coordinator.proposed import Proposed, on_missed
-from wardround.coordinator.state import MISSES_UNTIL_SET_ASIDE, UNANSWERED, State, Step
+from wardround.coordinator.state import MISSES_UNTIL_SET_ASIDE, State, Step
 from wardround.coordinator.steps import Answers, Tally, closing_reason, judge, missed, tally
 from wardround_messages import journal as facts
 from wardround_messages.base import MetricValues
@@ -19,7 +18,7 @@ from wardround_messages.journal import Fact
 from wardround_messages.manifest import share_of
 from wardround_messages.names import AnswerKey, ResultKey, Task
 from wardround_messages.objects import Consent, Result
-from wardround_messages.parts import LateAnswer, Measured, Member, NotCounted
+from wardround_messages.parts import UNANSWERED, WITHDRAWN, LateAnswer, Member, NotCounted, mean_of
 
 LATE_AT_ONCE = 1000
 KEPT_ROUNDS = 2
@@ -209,8 +208,8 @@ def _not_counted(state: State, step: Step, count: Tally, answers: Answers) -> It
         if (key.round, key.task) != step.name or key.site not in asked or (key.site, key.attempt) in counted:
             continue
         verdict, why = judge(state, step, key.site, key.attempt, answers[key])
-        if asked[key.site].why == "withdrawn":
-            why = "withdrawn"
+        if asked[key.site].why == WITHDRAWN:
+            why = WITHDRAWN
         elif verdict == "done":
             why = "not_asked" if key.attempt > asked[key.site].attempt else "superseded"
         yield NotCounted(site=key.site, attempt=key.attempt, why=why or verdict)
@@ -227,17 +226,7 @@ def _mean_received(members: tuple[Member, ...], step: Step, answers: Answers) ->
         if answer is not None and answer.received is not None:
             measured.append(answer.received)
     names = sorted({name for one in measured for name in one.values})[:64]
-    return {name: _mean(name, measured) for name in names}
-
-
-def _mean(name: str, measured: list[Measured]) -> float | None:
-    having = [(one.cases, value) for one in measured if (value := one.values.get(name)) is not None]
-    if not having:
-        return None
-    weighted = all(cases for cases, _ in having)
-    weights = [float(cases) if weighted and cases else 1.0 for cases, _ in having]
-    mean = math.fsum(weight * value for weight, (_, value) in zip(weights, having, strict=True)) / math.fsum(weights)
-    return mean if math.isfinite(mean) else None
+    return {name: mean_of(name, measured) for name in names}
 
 
 # --- after the step ----------------------------------------------------------------------------------------------
@@ -284,17 +273,22 @@ def _prune(state: State) -> list[Proposed]:
     return [Proposed(facts.Pruned(updates_to=updates_to, models=models))]
 
 
-def next_moment(state: State) -> datetime | None:
-    """When time alone may change what is decided: the nearest end of an enrolment, a deadline or a grace."""
+def next_moment(state: State, now: datetime) -> datetime | None:
+    """When time alone may next change what is decided: the nearest end of an enrolment, a deadline or a grace."""
+    return min((moment for moment in _moments(state) if moment > now), default=None)
+
+
+def _moments(state: State) -> Iterator[datetime]:
     if state.ended or state.paused is not None:
-        return None
+        return
     step, rounds = state.step, state.manifest.rounds
     if step is None:
-        return consent_closes(state)
+        yield consent_closes(state)
+        return
     deadline = timedelta(seconds=rounds.deadline)
     if step.closing is not None:
-        return step.closing.since + deadline
-    moments = [step.since + deadline]
+        yield step.closing.since + deadline
+        return
+    yield step.since + deadline
     if step.quorum_since is not None:
-        moments.append(step.quorum_since + timedelta(seconds=rounds.grace))
-    return min(moments)
+        yield step.quorum_since + timedelta(seconds=rounds.grace)

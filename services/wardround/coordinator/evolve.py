@@ -1,9 +1,9 @@
 """An experiment's state is the fold of its journal: `evolve(state, entry) -> state`, pure, for every kind of entry."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from wardround.coordinator.state import (
-    UNANSWERED,
     AnswerName,
     Closing,
     Measurement,
@@ -17,7 +17,7 @@ from wardround.coordinator.state import (
 from wardround_messages import journal as facts
 from wardround_messages.journal import JournalEntry
 from wardround_messages.names import Task
-from wardround_messages.parts import NotCounted
+from wardround_messages.parts import UNANSWERED, NotCounted
 
 
 class IllegalTransitionError(Exception):
@@ -38,7 +38,7 @@ def evolve(state: State | None, entry: JournalEntry) -> State:
     if entry.number != state.entries:
         raise IllegalTransitionError(f"entry {state.entries} is missing")
     after = _apply(state, body, entry)
-    return replace(after, entries=entry.number + 1, orders=after.orders | _order(body, entry))
+    return replace(after, entries=entry.number + 1, commands_done=after.commands_done | _commanded(body, entry))
 
 
 def _accepted(body: facts.ExperimentAccepted, entry: JournalEntry) -> State:
@@ -51,11 +51,11 @@ def _accepted(body: facts.ExperimentAccepted, entry: JournalEntry) -> State:
         rounds=body.manifest.rounds.count,
         offered_at=entry.at,
         sites={site: Site() for site in sorted(body.manifest.cohort.sites)},
-        orders=frozenset({entry.cause}),
+        commands_done=frozenset({entry.cause}),
     )
 
 
-_ORDERED = (
+_COMMANDED = (
     facts.ExperimentPaused,
     facts.ExperimentResumed,
     facts.ExperimentAborted,
@@ -64,8 +64,8 @@ _ORDERED = (
 )
 
 
-def _order(body: facts.Fact, entry: JournalEntry) -> frozenset[str]:
-    return frozenset({entry.cause}) if isinstance(body, _ORDERED) and entry.cause else frozenset()
+def _commanded(body: facts.Fact, entry: JournalEntry) -> frozenset[str]:
+    return frozenset({entry.cause}) if isinstance(body, _COMMANDED) and entry.cause else frozenset()
 
 
 def _apply(state: State, body: facts.Fact, entry: JournalEntry) -> State:
@@ -213,29 +213,37 @@ def _step_closed(state: State, body: facts.StepClosed, entry: JournalEntry) -> S
         (answer.site, answer.attempt) for answer in body.others if answer.why != UNANSWERED
     )
     revoked = _stragglers(step, body.others)
-    after = _account(_count_misses(state, step, body, members), step.name, named)
-    if body.received and body.task in (Task.TRAIN, Task.EVALUATE):
-        describes = body.round - 1 if body.task is Task.TRAIN else body.round
-        first = after.received.get(describes)
-        if first is None or first.step == step.name:  # a step that was reopened measures anew
-            measured = Measurement(step.name, dict(body.received))
-            after = replace(after, received={**after.received, describes: measured})
-    if not aggregated:
-        return replace(after, step=None, done_steps=after.done_steps | {step.name}, revoked=revoked)
-    closing = Closing(entry.number, entry.sha256, entry.at, body.members)
-    return replace(after, step=replace(step, closing=closing), revoked=revoked)
+    after = _measured(_account(state, step.name, named), step, body)
+    missed = _missed(step, body, members)
+    if aggregated:
+        closing = Closing(entry.number, entry.sha256, entry.at, body.members, missed)
+        return replace(after, step=replace(step, closing=closing), revoked=revoked)
+    after = _count_misses(after, done=members, missed=missed)
+    return replace(after, step=None, done_steps=after.done_steps | {step.name}, revoked=revoked)
 
 
-def _count_misses(state: State, step: Step, body: facts.StepClosed, members: set[str]) -> State:
-    """A member starts from none again; failing, refusing, or being unanswered at the deadline is one more."""
+def _measured(state: State, step: Step, body: facts.StepClosed) -> State:
+    """Keep what was measured of a model on the sites' own cases, the first time that it was."""
+    if not body.received or body.task not in (Task.TRAIN, Task.EVALUATE):
+        return state
+    describes = body.round - 1 if body.task is Task.TRAIN else body.round
+    first = state.received.get(describes)
+    if first is not None and first.step != step.name:  # a step that was reopened measures anew
+        return state
+    return replace(state, received={**state.received, describes: Measurement(step.name, dict(body.received))})
+
+
+def _missed(step: Step, body: facts.StepClosed, members: set[str]) -> frozenset[str]:
+    """Who failed, refused, or was unanswered at the deadline; being unanswered when the grace ended is excused."""
     excused = {answer.site for answer in body.others if answer.why == UNANSWERED and body.why == "grace"}
-    sites = {
-        name: replace(site, misses=0 if name in members else site.misses + 1)
-        if name in step.asked and name not in excused
-        else site
-        for name, site in state.sites.items()
-    }
-    return replace(state, sites=sites)
+    return frozenset(site for site in step.asked if site not in members and site not in excused)
+
+
+def _count_misses(state: State, *, done: Iterable[str], missed: Iterable[str]) -> State:
+    """Whoever is done starts from none again; a miss is one more."""
+    changed = {name: replace(state.sites[name], misses=0) for name in done}
+    changed |= {name: replace(state.sites[name], misses=state.sites[name].misses + 1) for name in missed}
+    return replace(state, sites={**state.sites, **changed})
 
 
 def _step_reopened(state: State, body: facts.StepReopened, entry: JournalEntry) -> State:
@@ -257,7 +265,9 @@ def _model_adopted(state: State, body: facts.ModelAdopted) -> State:
     step = state.step
     if step is None or step.closing is None or step.closing.number != body.closing or step.round != body.round:
         raise IllegalTransitionError(f"entry {body.closing} does not wait for its aggregation")
-    return replace(state, models=(*state.models, body.model), step=None, tried=())
+    left_out = {left.site for left in body.left_out} & {member.site for member in step.closing.members}
+    counted = _count_misses(state, done=body.used, missed=step.closing.missed | left_out)
+    return replace(counted, models=(*state.models, body.model), step=None, tried=())
 
 
 def _account(state: State, name: StepName, named: frozenset[AnswerName]) -> State:
@@ -285,7 +295,8 @@ def _resumed(state: State, body: facts.ExperimentResumed, entry: JournalEntry) -
         return replace(state, step=replace(step, closing=replace(step.closing, since=entry.at)))
     first = {**step.first_attempt, **{known.site: known.attempt for known in body.attempts}}
     quorum_since = None if step.quorum_since is None else entry.at
-    resumed = replace(step, since=entry.at, quorum_since=quorum_since, first_attempt=first)
+    withdrew = frozenset(site for site in step.withdrew if not state.sites[site].granted)
+    resumed = replace(step, since=entry.at, quorum_since=quorum_since, first_attempt=first, withdrew=withdrew)
     return replace(state, step=resumed, tried=step.asked if step.task is Task.INITIALISE else ())
 
 

@@ -6,11 +6,11 @@ import random
 
 import structlog
 
+from wardround.coordinator.commands import ExperimentCommand, Refusal, carry_out
 from wardround.coordinator.decide import Observed, decide, next_moment
 from wardround.coordinator.due import due
 from wardround.coordinator.evolve import IllegalTransitionError, evolve
 from wardround.coordinator.observe import Observer
-from wardround.coordinator.orders import Order, Refusal, carry_out
 from wardround.coordinator.outbox import Outbox
 from wardround.coordinator.proposed import Proposed
 from wardround.coordinator.pruning import delete_pruned
@@ -25,6 +25,7 @@ from wardround_messages.names import AnswerKey, parse_key
 
 log = structlog.get_logger()
 
+EVERYWHERE_EVERY = 300.0  # seconds
 OUTAGE_PAUSE = 2.0  # seconds, jittered, between tries while the store is away
 
 
@@ -35,19 +36,24 @@ class Experiment:
         self, name: str, store: ObjectStore, messenger: Messenger, *, writer: str, clock: Clock, interval: float
     ) -> None:
         self.name = name
-        self.state: State | None = None
         self.broken: JournalBrokenError | None = None
         self._store = store
         self._writer = writer
         self._clock = clock
         self._interval = interval
-        self._journal = Journal(store, name, writer=writer, clock=clock)
-        self._observer = Observer(store, name)
         self._outbox = Outbox(name, messenger)
-        self._newest: Stored | None = None
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was read; the journal tells it again."""
+        self.state: State | None = None
+        self._journal = Journal(self._store, self.name, writer=self._writer, clock=self._clock)
+        self._observer = Observer(self._store, self.name)
+        self._newest: Stored | None = None
         self._everywhere = True
+        self._looked_everywhere = 0.0
         self._rubbish = False
         self._deleted_to: int | None = None
 
@@ -103,8 +109,6 @@ class Experiment:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._pause())
-            if not self._woken.is_set():
-                self._everywhere = True
 
     def _stop(self, error: JournalBrokenError) -> None:
         self.broken = error
@@ -112,14 +116,16 @@ class Experiment:
 
     def _pause(self) -> float:
         """Seconds until the next look, when nothing wakes it before."""
-        moment = None if self.state is None else next_moment(self.state)
+        now = self._clock()
+        moment = None if self.state is None else next_moment(self.state, now)
         if moment is None:
             return self._interval
-        return min(self._interval, max((moment - self._clock()).total_seconds(), 0.0) + 0.001)
+        return min(self._interval, (moment - now).total_seconds() + 0.001)
 
     # --- list, decide, act -------------------------------------------------------------------------------------------
 
     async def _reconcile(self) -> None:
+        self._outbox.hear()
         observed = await self._look()
         while observed is not None and self.state is not None:
             proposals = decide(self.state, observed, self._clock())
@@ -138,9 +144,19 @@ class Experiment:
         await self._catch_up()
         if self.state is None:
             return None
-        observed = await self._observer.look(self.state, everywhere=self._everywhere)
-        self._everywhere = False
+        everywhere, self._everywhere = self._everywhere or self._is_time_for_all(), False
+        try:
+            observed = await self._observer.look(self.state, everywhere=everywhere)
+        except BaseException:
+            self._everywhere = self._everywhere or everywhere
+            raise
+        if everywhere:
+            self._looked_everywhere = asyncio.get_running_loop().time()
         return observed
+
+    def _is_time_for_all(self) -> bool:
+        """Late answers whose announcements were lost are looked for now and then: a listing of all rounds is dear."""
+        return asyncio.get_running_loop().time() >= self._looked_everywhere + EVERYWHERE_EVERY
 
     async def _catch_up(self) -> None:
         starting = self.state is None
@@ -175,7 +191,7 @@ class Experiment:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    async def order(self, order: Order, order_id: str) -> Refusal | None:
+    async def carry_out(self, command: ExperimentCommand, command_id: str) -> Refusal | None:
         """Carry out a researcher's command, once.
 
         Raises:
@@ -187,7 +203,7 @@ class Experiment:
                 observed = await self._look()
                 if observed is None or self.state is None:
                     return Refusal("unknown_experiment", f"there is no experiment '{self.name}'")
-                led_to = carry_out(self.state, order, order_id, observed.answers)
+                led_to = carry_out(self.state, command, command_id, observed.answers)
                 if isinstance(led_to, Refusal):
                     return led_to
                 with contextlib.suppress(JournalMovedError):

@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 FIRST_REPEAT = timedelta(seconds=60)
 LAST_REPEAT = timedelta(hours=1)
+GIVE_UP_AFTER = 1.0  # seconds: a broker that is away holds up no decision; what is outstanding is said again
 
 
 class Outbox:
@@ -30,6 +31,7 @@ class Outbox:
         self._messenger = messenger
         self._said: set[str] = set()
         self._repeats: dict[str, tuple[datetime, timedelta]] = {}
+        self._news: dict[str, SiteSeen] = {}
         self._seen: dict[str, SiteSeen] = {}
         self._entries: list[Stored] = []
 
@@ -38,7 +40,13 @@ class Outbox:
         self._entries.append(stored)
 
     def seen(self, message: SiteSeen) -> None:
-        self._seen[message.site] = message
+        """What a site has in hand; heeded from the next `hear` on."""
+        self._news[message.site] = message
+
+    def hear(self) -> None:
+        """Heed what sites said until now: the state read after this is not older than what they know."""
+        self._seen |= self._news
+        self._news = {}
 
     def forget(self) -> None:
         """The connection was lost, and with it perhaps what was said."""
@@ -79,7 +87,7 @@ class Outbox:
 
     async def _say(self, message: Message) -> None:
         try:
-            await self._messenger.send(message)
+            await self._messenger.send(message, give_up_after=GIVE_UP_AFTER)
         except BusError as error:
             log.warning("not_sent", experiment=self._experiment, message_id=message.id, error=str(error))
             self._said.discard(message.id or "")
@@ -87,7 +95,7 @@ class Outbox:
     async def _publish(self, stored: Stored) -> None:
         try:
             event = EntryRecorded.of(stored.entry, stored.size, stored.sha256)
-            await self._messenger.send(event, cause=stored.entry.cause or None)
+            await self._messenger.send(event, cause=stored.entry.cause or None, give_up_after=GIVE_UP_AFTER)
         except BusError as error:
             log.warning("not_sent", experiment=self._experiment, entry=stored.entry.number, error=str(error))
 

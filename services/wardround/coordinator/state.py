@@ -9,7 +9,6 @@ from wardround_messages.manifest import Manifest
 from wardround_messages.names import Task
 from wardround_messages.parts import Member, ObjectRef
 
-UNANSWERED = "unanswered"
 MISSES_UNTIL_SET_ASIDE = 3
 
 Phase = Literal["enrolling", "running", "finished", "failed", "aborted"]
@@ -35,12 +34,14 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """The closing entry that waits for its aggregation; `since` is when the wait began."""
+    """The closing entry that waits for its aggregation; `since` is when the wait began, `missed` names the sites
+    asked in vain."""
 
     number: int
     sha256: str
     since: datetime
     members: tuple[Member, ...]
+    missed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class State:
     accounted: Mapping[StepName, frozenset[AnswerName]] = field(default_factory=dict)
     done_steps: frozenset[StepName] = frozenset()
     revoked: tuple[Revoked, ...] = ()
-    orders: frozenset[str] = frozenset()
+    commands_done: frozenset[str] = frozenset()
     updates_pruned_to: int = -1
 
     @property

@@ -12,6 +12,7 @@ from wardround.coordinator.state import State, Step
 from wardround_messages.manifest import Rounds
 from wardround_messages.names import ATTEMPT_MAX, AnswerKey, Task
 from wardround_messages.objects import Answer
+from wardround_messages.parts import WITHDRAWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def standing(state: State, step: Step, site: str, answers: Answers) -> Standing:
     An attempt that does not follow from the one before it was never asked for and is not looked at.
     """
     if site in step.withdrew:
-        return Standing(site, "refused", next_attempt(step, site, answers), "withdrawn")
+        return Standing(site, "refused", next_attempt(step, site, answers), WITHDRAWN)
     budget_from = step.first_attempt.get(site, 1)
     failures, latest = 0, None
     for attempt in range(1, ATTEMPT_MAX + 1):

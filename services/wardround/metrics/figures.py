@@ -7,10 +7,7 @@ from wardround.metrics.history import Closing, History, Round, Step
 from wardround_messages.figures import BestModel, Figures, ModelFigures, SiteFigures, SiteOutcome, StepFigures
 from wardround_messages.names import AnswerKey, ResultKey
 from wardround_messages.objects import Answer, Result
-from wardround_messages.parts import Member, NotCounted
-
-UNANSWERED = "unanswered"
-WITHDRAWN = "withdrawn"
+from wardround_messages.parts import UNANSWERED, WITHDRAWN, Member, NotCounted
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Reader:
             return known[1]
         data = await _read(self._store, bucket, str(key), ANSWER_AT_MOST)
         if data is None or (sha256 is not None and digest(data) != sha256):
-            log.warning("answer missing or changed", bucket=bucket, key=str(key))
+            log.warning("answer_missing_or_changed", bucket=bucket, key=str(key))
             return None
         answer = _parsed(data, bucket, key)
         if answer is not None:
@@ -59,7 +59,7 @@ def _parsed(data: bytes, bucket: str, key: AnswerKey) -> Answer | None:
     try:
         answer = parse(Answer, data, at_most=ANSWER_AT_MOST)
     except MalformedError as error:
-        log.warning("answer unreadable", bucket=bucket, key=str(key), code=error.code)
+        log.warning("answer_unreadable", bucket=bucket, key=str(key), code=error.code)
         return None
     named = AnswerKey(answer.round, answer.task, answer.site, answer.attempt)
     return answer if (bucket_of(answer.experiment), named) == (bucket, key) else None
@@ -68,12 +68,12 @@ def _parsed(data: bytes, bucket: str, key: AnswerKey) -> Answer | None:
 async def _read_result(store: ObjectStore, bucket: str, key: ResultKey) -> Result | None:
     data = await _read(store, bucket, str(key), RESULT_AT_MOST)
     if data is None:
-        log.warning("result missing", bucket=bucket, key=str(key))
+        log.warning("result_missing", bucket=bucket, key=str(key))
         return None
     try:
         return parse(Result, data, at_most=RESULT_AT_MOST)
     except MalformedError as error:
-        log.warning("result unreadable", bucket=bucket, key=str(key), code=error.code)
+        log.warning("result_unreadable", bucket=bucket, key=str(key), code=error.code)
         return None
 
 

@@ -187,7 +187,7 @@ class MetricsService:
         try:
             yield
         except (JournalBrokenError, IllegalEntryError) as error:
-            log.error("experiment not followed any further", experiment=experiment, error=str(error))
+            log.error("experiment_not_followed", experiment=experiment, error=str(error))
             self.board[experiment] = replace(self.board[experiment], broken=str(error))
 
 

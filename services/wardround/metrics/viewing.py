@@ -1,6 +1,5 @@
 """How the view of an experiment is made of its history, its figures, and what its sites say they are doing."""
 
-import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -11,7 +10,7 @@ from wardround.metrics.live import TaskLive, Tasks
 from wardround.metrics.view import ExperimentView, Metrics, ModelView, SiteState, SiteView, StepView
 from wardround_messages.figures import Figures, SiteFigures
 from wardround_messages.names import Task
-from wardround_messages.parts import Measured
+from wardround_messages.parts import Measured, mean_of
 
 CURVE_AT_MOST = 40
 OF_ALL_SITES = (Task.TRAIN, Task.EVALUATE)
@@ -265,17 +264,7 @@ def _measured(history: History, model: int, tasks: Tasks, metric: str | None) ->
     if step is None or describes(step.name) != model or metric is None or step.task is Task.TEST:
         return None, 0
     answers = [task.answer.received for task in _done(step, tasks) if task.answer and task.answer.received]
-    return _mean(metric, answers), len(answers)
-
-
-def _mean(metric: str, answers: list[Measured]) -> float | None:
-    """Weighted by cases where all give them, as the closing entry will have it."""
-    having = [(one.cases, value) for one in answers if (value := one.values.get(metric)) is not None]
-    if not having:
-        return None
-    weighted = all(cases for cases, _ in having)
-    weights = [float(cases) if weighted and cases else 1.0 for cases, _ in having]
-    return math.fsum(w * value for w, (_, value) in zip(weights, having, strict=True)) / math.fsum(weights)
+    return mean_of(metric, answers), len(answers)
 
 
 def _trains_since(history: History) -> datetime | None:

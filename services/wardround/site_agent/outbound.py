@@ -99,10 +99,11 @@ def _slices(file: BinaryIO, tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tenso
 def all_finite(data: bytes, dtype: str) -> bool:
     """Whether each little-endian float in `data` (F64, F32, F16 or BF16) is a finite number."""
     width = WIDTHS[dtype]
-    top, below, mask = data[width - 1 :: width], data[width - 2 :: width], _MASK[dtype]
+    top, mask = data[width - 1 :: width], _MASK[dtype]
     suspects = [value for value in _TOP[dtype] if value in top]
     return not suspects or not any(
-        below[found.start()] & mask == mask for found in re.finditer(b"[" + re.escape(bytes(suspects)) + b"]", top)
+        data[found.start() * width + width - 2] & mask == mask
+        for found in re.finditer(b"[" + re.escape(bytes(suspects)) + b"]", top)
     )
 
 

@@ -167,7 +167,7 @@ class _MemorySubscription:
             raise
         except Exception as error:
             log.warning(
-                "handler failed",
+                "handler_failed",
                 queue=self._queue,
                 error=type(error).__name__,
                 earlier=delivery.earlier,
@@ -181,7 +181,7 @@ class _MemorySubscription:
         try:
             await self._bus.publish(dead_letter(delivery.packet, error, queue=self._queue, dead_key=self._dead_key))
         except BusError as failure:
-            log.warning("dead letter not parked", queue=self._queue, code=error.code, error=str(failure))
+            log.warning("dead_letter_not_parked", queue=self._queue, code=error.code, error=str(failure))
             source.give_back(tag)
         else:
             source.ack(tag)

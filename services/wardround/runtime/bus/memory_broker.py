@@ -107,13 +107,13 @@ class MemoryBroker:
         return self._queues[queue].source(offset)
 
     def _give_up(self, packet: Packet, queue: str) -> None:
-        log.warning("delivery limit spent", queue=queue, message_id=packet.message_id, login=packet.user_id)
+        log.warning("delivery_limit_spent", queue=queue, message_id=packet.message_id, login=packet.user_id)
         try:
             if queue == DEAD_QUEUE:
                 raise UnroutableError("there is no place for dead letters that are dead themselves")
             self.route(given_up(packet, queue=queue))
         except UnroutableError as error:
-            log.error("message dropped", queue=queue, message_id=packet.message_id, error=str(error))
+            log.error("message_dropped", queue=queue, message_id=packet.message_id, error=str(error))
 
     # --- faults --------------------------------------------------------------------------------------------------
 

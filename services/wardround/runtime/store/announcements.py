@@ -54,7 +54,7 @@ class Announcements:
         try:
             await self._announcer(bucket, info)
         except Exception as error:
-            log.debug("announcement lost", bucket=bucket, key=info.key, error=repr(error))
+            log.debug("announcement_lost", bucket=bucket, key=info.key, error=repr(error))
 
 
 class BusAnnouncer:

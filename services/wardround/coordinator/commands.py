@@ -14,7 +14,7 @@ from wardround_messages.commands import (
     ResumeExperiment,
 )
 
-Order = PauseExperiment | ResumeExperiment | AbortExperiment | ExtendExperiment | ReadmitSite
+ExperimentCommand = PauseExperiment | ResumeExperiment | AbortExperiment | ExtendExperiment | ReadmitSite
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,52 +25,52 @@ class Refusal:
     reason: str
 
 
-def carry_out(state: State, order: Order, order_id: str, answers: Answers) -> list[Proposed] | Refusal:
+def carry_out(state: State, command: ExperimentCommand, command_id: str, answers: Answers) -> list[Proposed] | Refusal:
     """The entries a command leads to; none where it was carried out before or changes nothing.
 
     `answers` are those of the open step.
     """
-    if order_id in state.orders:
+    if command_id in state.commands_done:
         return []
-    match order:
+    match command:
         case ExtendExperiment():
-            return _extend(state, order, order_id)
+            return _extend(state, command, command_id)
         case AbortExperiment() if state.phase == "aborted":
             return []
     if state.ended:
         return Refusal("ended", f"the experiment has {state.phase}")
-    match order:
+    match command:
         case PauseExperiment():
             if state.paused is not None:
                 return []
-            return [Proposed(facts.ExperimentPaused(code="by_command", reason=order.reason), order_id)]
+            return [Proposed(facts.ExperimentPaused(code="by_command", reason=command.reason), command_id)]
         case ResumeExperiment():
             if state.paused is None:
                 return Refusal("not_paused", "the experiment is not paused")
-            return [Proposed(facts.ExperimentResumed(attempts=_next_attempts(state, answers)), order_id)]
+            return [Proposed(facts.ExperimentResumed(attempts=_next_attempts(state, answers)), command_id)]
         case AbortExperiment():
-            return [Proposed(facts.ExperimentAborted(reason=order.reason), order_id)]
+            return [Proposed(facts.ExperimentAborted(reason=command.reason), command_id)]
         case ReadmitSite():
-            return _readmit(state, order, order_id)
+            return _readmit(state, command, command_id)
 
 
-def _extend(state: State, order: ExtendExperiment, order_id: str) -> list[Proposed] | Refusal:
+def _extend(state: State, command: ExtendExperiment, command_id: str) -> list[Proposed] | Refusal:
     if state.phase in ("failed", "aborted"):
         return Refusal("ended", f"the experiment has {state.phase}; fork one of its models instead")
     if state.manifest.mode == "check":
         return Refusal("is_a_check", "a check has no rounds")
-    if order.rounds < state.rounds:
+    if command.rounds < state.rounds:
         return Refusal("not_more", f"the experiment has {state.rounds} rounds already")
-    if order.rounds == state.rounds:
+    if command.rounds == state.rounds:
         return []
-    return [Proposed(facts.ExperimentExtended(rounds=order.rounds), order_id)]
+    return [Proposed(facts.ExperimentExtended(rounds=command.rounds), command_id)]
 
 
-def _readmit(state: State, order: ReadmitSite, order_id: str) -> list[Proposed] | Refusal:
-    site = state.sites.get(order.site)
+def _readmit(state: State, command: ReadmitSite, command_id: str) -> list[Proposed] | Refusal:
+    site = state.sites.get(command.site)
     if site is None:
-        return Refusal("unknown_site", f"'{order.site}' is not in the cohort: {', '.join(state.sites)}")
-    return [Proposed(facts.SiteReadmitted(site=order.site), order_id)] if site.set_aside else []
+        return Refusal("unknown_site", f"'{command.site}' is not in the cohort: {', '.join(state.sites)}")
+    return [Proposed(facts.SiteReadmitted(site=command.site), command_id)] if site.set_aside else []
 
 
 def _next_attempts(state: State, answers: Answers) -> tuple[facts.NextAttempt, ...]:
