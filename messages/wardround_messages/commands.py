@@ -146,7 +146,7 @@ class CancelTask(ToTask):
     """Stop a task, or learn that its answer came too late."""
 
     noun, verb = "task", "cancel"
-    reason: Literal["stale_round", "step_closed", "superseded", "experiment_ended"]
+    reason: Literal["stale_round", "step_closed", "experiment_ended"]
 
     @property
     def id(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wardround.client.cli.errors import CommandError, Exit
-from wardround.client.experiment_file import brought_model, load_experiment
+from wardround.client.experiment_file import load_experiment, read_experiment
 from wardround.runtime.store.transfer import file_digest
 from wardround_messages.manifest import Brought, Forked
 
@@ -81,11 +81,13 @@ def test_an_option_sets_a_key_and_the_id(file: Path) -> None:
 def test_a_brought_model_is_named_by_its_digest(file: Path) -> None:
     model = file.parent / "unet.safetensors"
     model.write_bytes(b"weights")
-    file.write_text(GOOD.replace('"trainer"', '"file:unet.safetensors"', 1))
-    manifest = load_experiment(file)
     size, sha256 = file_digest(model)
-    assert manifest.model.initial == Brought(size=size, sha256=sha256)
-    assert brought_model(file, manifest) == model
+    by_option = read_experiment(file, overrides=['model.initial="file:unet.safetensors"'])
+    file.write_text(GOOD.replace('"trainer"', '"file:unet.safetensors"', 1))
+    for read in (by_option, read_experiment(file)):
+        assert read.manifest.model.initial == Brought(size=size, sha256=sha256)
+        assert read.brought == model
+    assert read_experiment(file, overrides=['model.initial="trainer"']).brought is None
 
 
 def test_a_fork_is_named_by_experiment_round_and_digest(file: Path) -> None:

@@ -4,6 +4,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +29,14 @@ def no_forks(experiment: str, round_: int) -> tuple[int, str]:
     raise CommandError(f"model.initial: model {round_} of '{experiment}' cannot be looked up here")
 
 
+@dataclass(frozen=True, slots=True)
+class ExperimentFile:
+    """What a file says: the manifest, and the file of the model that the researcher brings, if there is one."""
+
+    manifest: Manifest
+    brought: Path | None
+
+
 def load_experiment(
     path: Path,
     *,
@@ -45,6 +54,18 @@ def load_experiment(
     Raises:
         CommandError: one line that names the file, the field and what is valid there.
     """
+    return read_experiment(path, id=id, overrides=overrides, sites=sites, find_fork=find_fork).manifest
+
+
+def read_experiment(
+    path: Path,
+    *,
+    id: str | None = None,  # noqa: A002
+    overrides: Iterable[str] = (),
+    sites: tuple[str, ...] | None = None,
+    find_fork: ForkFinder = no_forks,
+) -> ExperimentFile:
+    """The same with the model that is brought; a model's file is looked for beside the experiment's."""
     table = _read(path)
     for override in overrides:
         _override(table, override)
@@ -52,16 +73,14 @@ def load_experiment(
         table["id"] = id
     if sites is not None:
         table.setdefault("cohort", {})["sites"] = list(sites)
+    model = table.get("model")
+    initial = model.get("initial") if isinstance(model, dict) else None
     try:
-        return _manifest(table, path, find_fork)
+        manifest = _manifest(table, path, find_fork)
     except _FieldError as error:
         raise CommandError(f"{_shown(path)}: {error}") from None
-
-
-def brought_model(path: Path, manifest: Manifest) -> Path | None:
-    """The file of the model that the researcher brings, or None."""
-    initial = _read(path).get("model", {}).get("initial", "") if manifest.model.initial.kind == "brought" else ""
-    return _model_file(path, initial) if initial else None
+    brought = manifest.model.initial.kind == "brought"
+    return ExperimentFile(manifest, _model_file(path, str(initial)) if brought else None)
 
 
 class _FieldError(Exception):

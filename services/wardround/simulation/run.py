@@ -73,7 +73,8 @@ async def run_federation(
 ) -> Run:
     """Carry the experiment through in `folder`, or go on with what is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST_FILE).write_bytes(canonical_json(manifest))
+    if not (folder / MANIFEST_FILE).exists():
+        (folder / MANIFEST_FILE).write_bytes(canonical_json(manifest))
     federation = Federation(folder, clinics, store=embedding.store, scheduler=embedding.scheduler)
     async with federation.running():
         watch(manifest.id, lambda: federation.board.experiment(manifest.id))

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.display import final_table, picture
-from wardround.client.experiment_file import brought_model, load_experiment
+from wardround.client.experiment_file import read_experiment
 from wardround.metrics.lines import Line
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.clock import wall_clock
@@ -62,20 +62,20 @@ def simulate(
     number = int(sites) if sites is not None and sites.isascii() and sites.isdigit() else None
     if number is not None and not 1 <= number <= 1000:
         raise CommandError(f"--sites {sites}: must be 1 to 1000 clinics, or a folder")
-    manifest = load_experiment(
+    read = read_experiment(
         file,
         id=id,
         overrides=overrides or (),
         sites=None if number is None else tuple(f"clinic-{each}" for each in range(1, number + 1)),
         find_fork=lambda experiment, round_: file_digest(_model_of(out, experiment, round_)),
     )
+    manifest, brought = read.manifest, read.brought
     folder = out / manifest.id
     if fresh or store is Store.MEMORY:
         try:
             clear(folder)
         except FileExistsError as error:
             raise CommandError(f"--out: {error}") from None
-    brought = brought_model(file, manifest)
     initial = manifest.model.initial
     if initial.kind == "forked":
         brought = _model_of(out, initial.experiment, initial.round)
