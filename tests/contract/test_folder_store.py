@@ -217,6 +217,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 async def test_of_two_processes_that_create_the_same_keys_each_key_has_one_winner(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store", durable=False)
     await store.make_bucket("wr-race")
@@ -248,6 +249,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 async def test_a_process_killed_in_the_middle_of_writing_leaves_only_whole_objects(tmp_path: Path) -> None:
     moments = random.Random(11)
     for _ in range(4):

@@ -25,6 +25,8 @@ EXIT_CODE = "exit code "
 DIFFERS = re.compile("[0-9a-f]{8,}|[0-9]+")
 SHELL = ("bash", "-eu", "-o", "pipefail")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

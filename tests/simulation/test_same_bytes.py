@@ -73,6 +73,7 @@ async def test_the_model_has_the_same_bytes_in_any_order_of_arrival(
     assert sha256(state) == expected
 
 
+@pytest.mark.slow
 async def test_a_real_trainer_gives_the_same_bytes_in_threads_and_in_child_processes(tmp_path: Path) -> None:
     manifest = counting(count=2, id="mlp").model_copy(
         update={

@@ -77,6 +77,7 @@ def test_describe_of_an_unknown_trainer_names_those_installed() -> None:
 # --- check -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_runs_the_trainer_and_lists_what_would_leave(tmp_path: Path, data: Path) -> None:
     keep = tmp_path / "kept"
     shown = call("check", "adding", "--data", data, "--set", "tensors=3", "--epochs", "2", "--keep", keep)
@@ -88,6 +89,7 @@ def test_check_runs_the_trainer_and_lists_what_would_leave(tmp_path: Path, data:
     assert sorted(path.name for path in keep.iterdir()) == ["evaluate", "initialise", "train", "train-again"]
 
 
+@pytest.mark.slow
 def test_check_exits_1_where_two_trainings_differ(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, moody="training_trainers:Moody")
     in_children(monkeypatch, tmp_path)
@@ -97,12 +99,14 @@ def test_check_exits_1_where_two_trainings_differ(tmp_path: Path, data: Path, mo
     assert result.exception.code == Exit.ENDED_BADLY
 
 
+@pytest.mark.slow
 def test_check_exits_1_with_the_reason_where_a_task_fails(tmp_path: Path) -> None:
     error = refused("check", "adding", "--data", tmp_path)
     assert error.code == Exit.ENDED_BADLY
     assert str(error) == "train: too_few_cases: 0 found where at least 1 are needed"
 
 
+@pytest.mark.slow
 def test_check_tells_of_a_trainer_that_takes_its_process_down(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +138,7 @@ def test_check_refuses_bad_input_before_anything_runs(arguments: list[str], said
 # --- new ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_new_writes_a_package_whose_own_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("new", "lung-nodules", "--out", tmp_path).exit_code == 0
     package = tmp_path / "lung-nodules"

@@ -167,6 +167,7 @@ def trained(folder: Path, data: Path, model: bytes) -> Path:
     return fill(folder, Task.TRAIN, data, model=model, trainer="breast-cancer-mlp", epochs=2)
 
 
+@pytest.mark.slow
 def test_the_same_job_leaves_the_same_bytes_here_and_in_other_processes(tmp_path: Path) -> None:
     data = breast_cancer_data(tmp_path / "data")["clinic-2"]["breast-cancer"]
     first = fill(tmp_path / "first", Task.INITIALISE, data, trainer="breast-cancer-mlp")
@@ -431,6 +432,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, data: Path)
     assert sorted(path.name for path in folder.iterdir()) == [CASES, JOB, METRICS, MODEL, RESULT]
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_whether_there_is_a_result(tmp_path: Path) -> None:
     there = command("run", tmp_path)
     assert there.returncode == 0
