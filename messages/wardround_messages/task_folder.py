@@ -21,6 +21,10 @@ FOLDER_AT_MOST = 256 * 1024
 METRIC_LINE_AT_MOST = 4096
 
 
+# Below the spool: no segment begins with a dot, and the path not with a slash.
+SpoolPath = Annotated[str, Field(max_length=200, pattern=r"^[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*$")]
+
+
 class JobData(Model):
     """One of the site's data sets: its folders on the site's disk, and the site's own salt for the split."""
 
@@ -31,7 +35,11 @@ class JobData(Model):
 
 
 class Job(Model):
-    """`job.json`, written by the agent."""
+    """`job.json`, written by the agent.
+
+    `carry` is a folder that the site keeps for the experiment from round to round. It is given as seen from the spool,
+    the parent of the task's folder, which need not have the same path for whoever trains.
+    """
 
     v: V1 = 1
     experiment: ExperimentId
@@ -48,7 +56,7 @@ class Job(Model):
     evaluate_received: bool = True
     data: JobData
     model_sha256: Sha256 | None
-    carry: str | None = None
+    carry: SpoolPath | None = None
     encoding: Encoding = "full-v1"
 
 

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.site_agent import duty, training
-from wardround.site_agent.inbox import InboxInUseError
+from wardround.site_agent.inbox_file import InboxInUseError
 from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround_messages.base import canonical_bytes, canonical_json, digest
 from wardround_messages.events import MetricsReported, Progress, SiteSeen, TaskAccepted, TaskAnswered, TaskStarted

@@ -176,7 +176,8 @@ class Course:
         step = self.known.step
         assert step is not None
         assert step.closing is not None
-        used = tuple(member.site for member in step.closing.members if member.site not in left_out)
+        members = [member.site for member in step.closing.members]
+        used = tuple(site for site in members if site not in left_out)
         self.result = Result(
             experiment=self.manifest.id,
             round=step.round,
@@ -185,7 +186,7 @@ class Course:
             closing_sha256=step.closing.sha256,
             model=model_ref(step.round) if len(used) >= step.quorum else None,
             used=used,
-            left_out=tuple(LeftOut(site=site, code="digest") for site in left_out),
+            left_out=tuple(LeftOut(site=site, code="digest") for site in members if site in left_out),
         )
         return self.settle() if settle else []
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from wardround.runtime.journal import Journal
+from wardround.runtime.journal import Journal, Stored
 from wardround.runtime.store.port import ObjectStore
 from wardround.runtime.store.transfer import read_model
 from wardround_messages.base import digest
@@ -36,6 +36,11 @@ def model(**tensors: Any) -> bytes:
             for name, value in tensors.items()
         }
     )
+
+
+async def write(journal: Journal, body: Fact) -> Stored:
+    """Append a fact to the journal."""
+    return await journal.append(journal.draft(body))
 
 
 @dataclass
@@ -103,18 +108,20 @@ class StepInStore:
         journal = Journal(self.store, EXPERIMENT, writer="test", clock=noon)
         if not await journal.read_on():
             manifest = self.manifest
-            await journal.append(
-                ExperimentAccepted(manifest=manifest, manifest_sha256=manifest.sha256, requested_by="researcher-a")
+            await write(
+                journal,
+                ExperimentAccepted(manifest=manifest, manifest_sha256=manifest.sha256, requested_by="researcher-a"),
             )
         sites = tuple(sorted(self.updates))
-        await journal.append(
-            StepOpened(round=self.round, task=self.task, asked=sites, quorum=self.quorum, built_on=base)
+        await write(
+            journal, StepOpened(round=self.round, task=self.task, asked=sites, quorum=self.quorum, built_on=base)
         )
-        await journal.append(QuorumReached(round=self.round, task=self.task, done=sites))
+        await write(journal, QuorumReached(round=self.round, task=self.task, done=sites))
         for fact in self.between:
-            await journal.append(fact)
-        closing = await journal.append(
-            StepClosed(round=self.round, task=self.task, why="complete", quorum_met=True, members=members, others=())
+            await write(journal, fact)
+        closing = await write(
+            journal,
+            StepClosed(round=self.round, task=self.task, why="complete", quorum_met=True, members=members, others=()),
         )
         return AggregateStep(
             experiment=EXPERIMENT,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from step_in_store import BUCKET, EXPERIMENT, StepInStore, model, noon
+from step_in_store import BUCKET, EXPERIMENT, StepInStore, model, noon, write
 
 from wardround.aggregator.step import read_step
 from wardround.runtime.bus.port import DeadLetterError
@@ -94,9 +94,9 @@ async def closed_by_hand(*, opened: bool, task: Task) -> tuple[StepInStore, Aggr
     journal = Journal(step.store, EXPERIMENT, writer="test", clock=noon)
     await journal.read_on()
     if opened:
-        await journal.append(StepOpened(round=9, task=task, asked=("clinic-1",), quorum=1, built_on=None))
-    closing = await journal.append(
-        StepClosed(round=9, task=task, why="complete", quorum_met=True, members=(), others=())
+        await write(journal, StepOpened(round=9, task=task, asked=("clinic-1",), quorum=1, built_on=None))
+    closing = await write(
+        journal, StepClosed(round=9, task=task, why="complete", quorum_met=True, members=(), others=())
     )
     return step, AggregateStep(
         experiment=EXPERIMENT,

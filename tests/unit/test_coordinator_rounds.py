@@ -11,7 +11,7 @@ from wardround_messages import journal as facts
 from wardround_messages.commands import ReadmitSite, ResumeExperiment
 from wardround_messages.manifest import Best, Brought, CommonTest, Evaluation, ModelPlan
 from wardround_messages.names import Task
-from wardround_messages.parts import Measured
+from wardround_messages.parts import LeftOut, Measured
 
 
 def test_an_experiment_runs_from_enrolment_to_its_last_model() -> None:
@@ -274,6 +274,25 @@ def test_a_result_for_another_closing_entry_is_not_adopted() -> None:
     course.aggregate(settle=False)
     assert course.result is not None
     course.result = course.result.model_copy(update={"closing_sha256": "0" * 64})
+    assert course.settle() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"used": ("clinic-1", "clinic-2", "clinic-9")},
+        {"left_out": (LeftOut(site="clinic-9", code="digest"),)},
+        {"left_out": (LeftOut(site="clinic-1", code="digest"),)},
+    ],
+)
+def test_a_result_that_speaks_of_others_than_the_members_is_not_adopted(changes: dict[str, object]) -> None:
+    course = Course()
+    course.to_training()
+    for site in course.known.sites:
+        course.answer(site)
+    course.aggregate(settle=False)
+    assert course.result is not None
+    course.result = course.result.model_copy(update=changes)
     assert course.settle() == []
 
 

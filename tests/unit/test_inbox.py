@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from wardround.site_agent.inbox import IdReusedError, Inbox, InboxError, InboxInUseError
+from wardround.site_agent.inbox import IdReusedError, Inbox
+from wardround.site_agent.inbox_file import InboxError, InboxInUseError
 from wardround_messages.commands import CancelTask, OfferExperiment, StartTask
 from wardround_messages.manifest import Cohort, Manifest, Rounds, Training
 from wardround_messages.names import GlobalKey, Task

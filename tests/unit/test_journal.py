@@ -34,7 +34,7 @@ def journal(store: MemoryStore, writer: str = "one") -> Journal:
 async def filled(store: MemoryStore, entries: int = 5) -> Journal:
     written = journal(store)
     for number in range(entries):
-        await written.append(ExperimentPaused(code=f"pause_{number}"), cause=f"order-{number}")
+        await written.append(written.draft(ExperimentPaused(code=f"pause_{number}"), cause=f"order-{number}"))
     return written
 
 
@@ -43,7 +43,8 @@ async def test_entries_are_read_back_in_order_and_only_once(store: MemoryStore) 
     reader = journal(store)
     assert [stored.entry.number for stored in await reader.read_on()] == [0, 1, 2]
     assert await reader.read_on() == []
-    await (await _at_the_end(store)).append(ExperimentPaused(code="more"))
+    last = await _at_the_end(store)
+    await last.append(last.draft(ExperimentPaused(code="more")))
     assert [stored.entry.number for stored in await reader.read_on()] == [3]
 
 
@@ -55,11 +56,11 @@ async def _at_the_end(store: MemoryStore) -> Journal:
 
 async def test_of_two_writers_one_wins_and_the_other_reads_on(store: MemoryStore) -> None:
     first, second = await _at_the_end(store), await _at_the_end(store)
-    await first.append(ExperimentPaused(code="first"))
+    await first.append(first.draft(ExperimentPaused(code="first")))
     with pytest.raises(JournalMovedError):
-        await second.append(ExperimentPaused(code="second"))
+        await second.append(second.draft(ExperimentPaused(code="second")))
     assert [stored.entry.body.code for stored in await second.read_on()] == ["first"]  # type: ignore[union-attr]
-    assert (await second.append(ExperimentPaused(code="second"))).entry.number == 1
+    assert (await second.append(second.draft(ExperimentPaused(code="second")))).entry.number == 1
 
 
 async def test_fifty_writers_at_once_make_one_dense_chain(store: MemoryStore) -> None:
@@ -68,7 +69,7 @@ async def test_fifty_writers_at_once_make_one_dense_chain(store: MemoryStore) ->
         while True:
             await mine.read_on()
             try:
-                await mine.append(ExperimentPaused(code=f"by_{number}"))
+                await mine.append(mine.draft(ExperimentPaused(code=f"by_{number}")))
             except JournalMovedError:
                 continue
             return
@@ -115,7 +116,7 @@ async def test_an_entry_of_another_chain_is_refused(store: MemoryStore) -> None:
     await other.make_bucket(BUCKET)
     writer = journal(other, "other")
     for number in range(3):
-        await writer.append(ExperimentPaused(code=f"other_{number}"))
+        await writer.append(writer.draft(ExperimentPaused(code=f"other_{number}")))
     key = str(JournalKey(2))
     await store.put(BUCKET, key, await other.read(BUCKET, key))
     with pytest.raises(JournalBrokenError, match="does not continue"):

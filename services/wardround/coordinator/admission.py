@@ -59,7 +59,7 @@ async def admit(
             manifest=manifest, manifest_sha256=manifest.sha256, requested_by=requested_by, initial=initial
         )
         try:
-            await journal.append(accepted, cause=command_id)
+            await journal.append(journal.draft(accepted, cause=command_id))
         except JournalMovedError:
             existing = await journal.read_on()
         else:

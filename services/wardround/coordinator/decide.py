@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from wardround.coordinator.plan import consent_closes, eligible, next_step
 from wardround.coordinator.proposed import Proposed, on_missed
-from wardround.coordinator.state import MISSES_UNTIL_SET_ASIDE, State, Step
+from wardround.coordinator.state import MISSES_UNTIL_SET_ASIDE, Closing, State, Step
 from wardround.coordinator.steps import Answers, Tally, closing_reason, judge, missed, tally
 from wardround_messages import journal as facts
 from wardround_messages.base import MetricValues
@@ -108,7 +108,7 @@ def _why_late(state: State, key: AnswerKey) -> str | None:
 def _adoption(state: State, observed: Observed) -> list[Proposed]:
     """A model that the aggregator made is adopted, also while paused."""
     step, result = state.step, observed.result
-    if step is None or step.closing is None or result is None or result.closing_sha256 != step.closing.sha256:
+    if step is None or step.closing is None or result is None or not _answers_the_closing(step.closing, result):
         return []
     if result.model is None or len(result.used) < step.quorum:
         return []
@@ -236,7 +236,7 @@ def _aggregation(state: State, step: Step, observed: Observed, now: datetime) ->
     """The closing entry waits for its result: too few used reopens the step, none in time pauses."""
     closing, result = step.closing, observed.result
     assert closing is not None  # noqa: S101 - asked for such a step alone
-    if result is not None and result.closing_sha256 == closing.sha256:
+    if result is not None and _answers_the_closing(closing, result):
         reopened = facts.StepReopened(
             round=step.round, task=step.task, closing=closing.number, left_out=result.left_out
         )
@@ -245,6 +245,13 @@ def _aggregation(state: State, step: Step, observed: Observed, now: datetime) ->
         reason = f"no result for entry {closing.number} within the round's deadline"
         return [Proposed(facts.ExperimentPaused(code="aggregation", reason=reason))]
     return []
+
+
+def _answers_the_closing(closing: Closing, result: Result) -> bool:
+    """Whether the result is one of this closing entry and speaks of its members alone, each of them once."""
+    members = {member.site for member in closing.members}
+    used, left_out = set(result.used), {left.site for left in result.left_out}
+    return result.closing_sha256 == closing.sha256 and used | left_out <= members and not used & left_out
 
 
 def _set_aside(state: State) -> list[Proposed]:

@@ -21,7 +21,7 @@ from wardround.runtime.journal import Journal, JournalBrokenError, JournalMovedE
 from wardround.runtime.store.port import ObjectStore, StoreUnavailableError
 from wardround_messages.events import SiteSeen
 from wardround_messages.journal import Pruned
-from wardround_messages.names import AnswerKey, parse_key
+from wardround_messages.names import AnswerKey, ConsentKey, parse_key
 
 log = structlog.get_logger()
 
@@ -54,6 +54,8 @@ class Experiment:
         self._newest: Stored | None = None
         self._everywhere = True
         self._looked_everywhere = 0.0
+        self._consents = True
+        self._looked_for_consents = 0.0
         self._rubbish = False
         self._deleted_to: int | None = None
 
@@ -81,6 +83,7 @@ class Experiment:
         """The store says that an object was written: a hint where to look."""
         known = parse_key(key)
         step = None if self.state is None else self.state.step
+        self._consents = self._consents or isinstance(known, ConsentKey)
         self.wake(everywhere=isinstance(known, AnswerKey) and (step is None or known.round != step.round))
 
     def concerns(self, message: SiteSeen) -> bool:
@@ -145,18 +148,26 @@ class Experiment:
         if self.state is None:
             return None
         everywhere, self._everywhere = self._everywhere or self._is_time_for_all(), False
+        consents, self._consents = self._consents or everywhere or self._is_time_for_consents(), False
         try:
-            observed = await self._observer.look(self.state, everywhere=everywhere)
+            observed = await self._observer.look(self.state, consents=consents, everywhere=everywhere)
         except BaseException:
             self._everywhere = self._everywhere or everywhere
+            self._consents = self._consents or consents
             raise
         if everywhere:
             self._looked_everywhere = asyncio.get_running_loop().time()
+        if consents:
+            self._looked_for_consents = asyncio.get_running_loop().time()
         return observed
 
     def _is_time_for_all(self) -> bool:
         """Late answers whose announcements were lost are looked for now and then: a listing of all rounds is dear."""
         return asyncio.get_running_loop().time() >= self._looked_everywhere + EVERYWHERE_EVERY
+
+    def _is_time_for_consents(self) -> bool:
+        """Consents are few and seldom: they are looked for when announced, and as often as the timer wakes."""
+        return asyncio.get_running_loop().time() >= self._looked_for_consents + self._interval
 
     async def _catch_up(self) -> None:
         starting = self.state is None
@@ -169,16 +180,22 @@ class Experiment:
 
     async def _append(self, proposals: list[Proposed]) -> None:
         for proposed in proposals:
-            stored = await self._journal.append(proposed.body, cause=proposed.cause)
-            self._fold(stored)
+            entry = self._journal.draft(proposed.body, cause=proposed.cause)
+            after = evolve(self.state, entry)  # first: what cannot follow must never be written
+            stored = await self._journal.append(entry)
+            self._adopt(stored, after)
             self._outbox.announce(stored)
             log.info(f"{proposed.body.noun}_{proposed.body.verb}", experiment=self.name, entry=stored.entry.number)
 
     def _fold(self, stored: Stored) -> None:
         try:
-            self.state = evolve(self.state, stored.entry)
+            after = evolve(self.state, stored.entry)
         except IllegalTransitionError as error:
             raise JournalBrokenError(self.name, stored.entry.number, str(error)) from None
+        self._adopt(stored, after)
+
+    def _adopt(self, stored: Stored, state: State) -> None:
+        self.state = state
         self._newest = stored
         self._rubbish = self._rubbish or isinstance(stored.entry.body, Pruned)
 

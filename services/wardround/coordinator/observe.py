@@ -37,27 +37,28 @@ class Observer:
         self._answers: dict[AnswerKey, StoredAnswer] = {}
         self._consents: dict[ConsentKey, Consent | None] = {}
 
-    async def look(self, state: State, *, everywhere: bool) -> Observed:
-        """The objects that matter to `state`; `everywhere` also finds answers to steps long closed."""
+    async def look(self, state: State, *, consents: bool, everywhere: bool) -> Observed:
+        """The objects that matter to `state`, consents if asked; `everywhere` also finds answers to steps long
+        closed."""
         return Observed(
-            consents=() if state.ended else await self._new_consents(state),
+            consents=() if state.ended else await self._new_consents(state, look=consents),
             answers=await self._current_answers(state, everywhere=everywhere),
             result=await self._result(state),
         )
 
-    async def _new_consents(self, state: State) -> tuple[tuple[str, Consent], ...]:
-        found = []
-        for info in await self._store.list(self._bucket, CONSENT_PREFIX):
+    async def _new_consents(self, state: State, *, look: bool) -> tuple[tuple[str, Consent], ...]:
+        """Consents that no entry names yet; without `look`, of those known already."""
+        for info in await self._store.list(self._bucket, CONSENT_PREFIX) if look else ():
             key = parse_key(info.key)
             if not isinstance(key, ConsentKey) or key.manifest != state.manifest_sha256[:16]:
                 continue
-            if key.site not in state.sites or key.number <= state.sites[key.site].consent:
-                continue
-            if key not in self._consents:
+            if key.site in state.sites and key not in self._consents and _is_new(state, key):
                 self._consents[key] = await self._consent(state, key)
-            if (consent := self._consents[key]) is not None:
-                found.append((info.key, consent))
-        return tuple(found)
+        return tuple(
+            (str(key), consent)
+            for key, consent in sorted(self._consents.items())
+            if consent is not None and _is_new(state, key)
+        )
 
     async def _consent(self, state: State, key: ConsentKey) -> Consent | None:
         consent = self._parsed(Consent, await self._store.read(self._bucket, str(key), length=ANSWER_AT_MOST + 1), key)
@@ -119,6 +120,10 @@ class Observer:
         except MalformedError as error:
             log.warning("object_unreadable", experiment=self._experiment, key=str(key), why=str(error))
             return None
+
+
+def _is_new(state: State, key: ConsentKey) -> bool:
+    return key.number > state.sites[key.site].consent
 
 
 def _matters(state: State, key: AnswerKey) -> bool:

@@ -60,12 +60,13 @@ class Outbox:
         await asyncio.gather(*map(self._say, commands), *map(self._publish, entries))
 
     def _choose(self, outstanding: list[Due], seen: dict[str, SiteSeen], now: datetime) -> list[Due]:
+        named = {command.id: command for command in outstanding}
         chosen = [
             command
-            for command in outstanding
-            if command.id not in self._said or self._is_repeated(command, now) or _is_lacking(command, seen)
+            for name, command in named.items()
+            if name not in self._said or self._is_repeated(name, now) or _is_lacking(command, seen)
         ]
-        self._said = {command.id for command in outstanding}
+        self._said = set(named)
         self._repeats = {known: repeat for known, repeat in self._repeats.items() if known in self._said}
         for command in chosen:
             if isinstance(command, AggregateStep):
@@ -74,9 +75,9 @@ class Outbox:
                 self._repeats[command.id] = (now + pause, pause)
         return chosen
 
-    def _is_repeated(self, command: Due, now: datetime) -> bool:
+    def _is_repeated(self, name: str, now: datetime) -> bool:
         """An aggregation is asked for again after a minute, then ever more rarely."""
-        return command.id in self._repeats and now >= self._repeats[command.id][0]
+        return name in self._repeats and now >= self._repeats[name][0]
 
     def _stale(self, state: State, seen: dict[str, SiteSeen]) -> list[Message]:
         return [

@@ -67,13 +67,9 @@ class Journal:
         self._next, self._head = number, head  # only now: an outage on the way must not lose what was read
         return found
 
-    async def append(self, body: Fact, *, cause: str = "") -> Stored:
-        """Write the next entry.
-
-        Raises:
-            JournalMovedError: the number is taken. After a time-out it may be one's own entry: `read_on` tells.
-        """
-        entry = JournalEntry.seal(
+    def draft(self, body: Fact, *, cause: str = "") -> JournalEntry:
+        """The next entry, sealed and not yet written: what it would lead to can be tried first."""
+        return JournalEntry.seal(
             experiment=self._experiment,
             number=self._next,
             at=self._clock(),
@@ -82,13 +78,19 @@ class Journal:
             previous=self._head,
             body=body,
         )
+
+    async def append(self, entry: JournalEntry) -> Stored:
+        """Write an entry just drafted.
+
+        Raises:
+            JournalMovedError: the number is taken. After a time-out it may be one's own entry: `read_on` tells.
+        """
         data = canonical_json(entry)
         try:
-            await self._store.create(self._bucket, str(JournalKey(self._next)), data)
+            await self._store.create(self._bucket, str(JournalKey(entry.number)), data)
         except AlreadyExistsError:
             raise JournalMovedError from None
-        self._next += 1
-        self._head = entry.sha256
+        self._next, self._head = entry.number + 1, entry.sha256
         return Stored(entry, len(data), digest(data))
 
     async def _read(self, number: int) -> bytes:

@@ -89,7 +89,11 @@ class SiteAgent:
         await self._on_duty.withdraw(experiment, reason)
 
     async def approve(self, experiment: str) -> None:
-        """A person at the clinic agrees to what is pending."""
+        """A person at the clinic agrees to what is pending, or anew to what was declined or withdrawn.
+
+        Raises:
+            RefusedError: the clinic's policy denies it, the clinic lacks what it takes, or no offer is known.
+        """
         await self._on_duty.enrolment.approve(experiment)
 
     @property

@@ -1,4 +1,7 @@
-"""The site's own log, `audit.jsonl`: what was decided, and every object before it left. One JSON line each."""
+"""The site's own log, `audit.jsonl`: what was decided, and every object before it left. One JSON line each.
+
+It is the clinic's record of what it agreed to and what left it, so nothing here ever cuts it.
+"""
 
 import errno
 import os

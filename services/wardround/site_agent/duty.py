@@ -12,7 +12,8 @@ import structlog
 from wardround.runtime.bus.messaging import Messenger, Received
 from wardround.runtime.bus.port import DeadLetterError
 from wardround.site_agent.enrolment import Enrolment
-from wardround.site_agent.hand import WITHDRAWN, Hand
+from wardround.site_agent.forgetting import forget
+from wardround.site_agent.hand import SUPERSEDED, WITHDRAWN, Hand
 from wardround.site_agent.inbox import IdReusedError
 from wardround.site_agent.patience import NO_TRAINERS
 from wardround.site_agent.site import Site
@@ -44,6 +45,7 @@ class Duty:
         self._ready = ready
         self._work = Work(site, self.enrolment)
         self._hands: dict[TaskId, Hand] = {}
+        self._offers: set[str] = set()
         self._reconnected = asyncio.Event()
         self._over = False
 
@@ -51,6 +53,7 @@ class Duty:
         """Take up what was left, then hear commands until cancelled."""
         try:
             self._resume()
+            self._group.create_task(forget(self._site))
             await self._hear()
         finally:
             self._over = True
@@ -94,25 +97,29 @@ class Duty:
             raise DeadLetterError("id_reused", str(error)) from None
         if not new:
             self.ignored += 1
-            return
+        # What came again is seen to as well, unless it is seen to already: what was begun may have come to nothing.
         match command:
-            case OfferExperiment():
-                self._spawn(self.enrolment.answer, command)
-            case StartTask():
+            case OfferExperiment() if command.id not in self._offers:
+                self._answer(command)
+            case StartTask() if command.task_id not in self._hands:
                 self._take_up(command)
             case CancelTask():
                 if hand := self._hands.get(command.task_id):
                     hand.cancel(command.reason)
+
+    def _answer(self, offer: OfferExperiment) -> None:
+        self._offers.add(offer.id)
+        self._spawn(self.enrolment.answer, offer).add_done_callback(lambda _: self._offers.remove(offer.id))
 
     def _take_up(self, start: StartTask) -> None:
         """Begin a task. A higher attempt ends the lower ones, whichever of them came first."""
         task, inbox = start.task_id, self._site.inbox
         hand = Hand(start, cancelled=inbox.cancelled(task))
         if hand.cancelled is None and inbox.newest_attempt(task) > task.attempt:
-            hand.cancelled = "superseded"
+            hand.cancelled = SUPERSEDED
         lower = [other for known, other in self._hands.items() if _is_earlier(known, task)]
         for other in lower:
-            other.cancel("superseded")
+            other.cancel(SUPERSEDED)
         hand.after = frozenset(other.worker for other in lower if other.worker is not None)
         self._hands[task] = hand
         hand.worker = self._spawn(self._work.carry_out, hand)
@@ -121,15 +128,14 @@ class Duty:
     def _resume(self) -> None:
         inbox, spool = self._site.inbox, self._site.settings.paths.spool
         spool.mkdir(parents=True, exist_ok=True)
-        inbox.forget_messages(now=self._site.clock())
         for folder in spool.iterdir():
             with suppress(ValueError):
                 if inbox.has_ended(parse_task_id(folder.name)):
                     shutil.rmtree(folder, ignore_errors=True)
-        for consent in inbox.consents_to_store():
-            self._spawn(self.enrolment.resume, consent)
+        for experiment in inbox.experiments_to_store():
+            self._spawn(self.enrolment.resume, experiment)
         for offer in inbox.open_offers():
-            self._spawn(self.enrolment.answer, offer)
+            self._answer(offer)
         for start in inbox.tasks_in_hand():
             self._take_up(start)
 
@@ -146,7 +152,6 @@ class Duty:
             with suppress(TimeoutError):
                 async with asyncio.timeout(SEEN_EVERY):
                     await self._reconnected.wait()
-            self._site.inbox.forget_messages(now=self._site.clock())
 
     async def _seen(self) -> SiteSeen:
         site, slots = self._site, self._site.settings.scheduler.slots
@@ -185,8 +190,9 @@ def _is_earlier(known: TaskId, task: TaskId) -> bool:
 
 
 async def _never_raising(work: Callable[[T], Awaitable[None]], what: T) -> None:
-    """What goes wrong with one task or offer does not stop the others; it is taken up again at the next start."""
+    """What goes wrong with one task or offer does not stop the others; it is taken up again when the hub repeats it,
+    or at the next start."""
     try:
         await work(what)
     except Exception:
-        log.exception("left_for_the_next_start")
+        log.exception("left_for_later")

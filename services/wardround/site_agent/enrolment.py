@@ -1,12 +1,13 @@
 """A site's word on experiments: consent given, declined, left to a person, withdrawn."""
 
 import asyncio
-from collections import defaultdict
 from functools import partial
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import structlog
 
+from wardround.runtime.journal import ENTRY_AT_MOST
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError
 from wardround.runtime.store.transfer import create_or_compare, read_model
 from wardround.site_agent.judgement import APPROVED, RefusedError, judge_offer
@@ -22,7 +23,6 @@ from wardround_messages.parts import Trainer
 
 log = structlog.get_logger()
 
-ENTRY_AT_MOST = 2**20
 NUMBER_AT_MOST = 99
 
 
@@ -31,25 +31,50 @@ class Enrolment:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def _turn(self, experiment: str) -> asyncio.Lock:
+        """One at a time for each experiment; the lock is there as long as somebody holds it or waits for it."""
+        return self._turns.setdefault(experiment, asyncio.Lock())
 
     async def answer(self, offer: OfferExperiment) -> None:
-        """Judge the offer and store the site's consent to it."""
-        async with self._turns[offer.experiment]:
-            await self._store(await self._decided(offer))
+        """Judge the offer and store the site's consent to it; if it was judged before, store what is not stored yet."""
+        async with self._turn(offer.experiment):
+            if self._site.inbox.is_open(offer):
+                await self._store(await self._decided(offer))
+            else:
+                await self._store_the_rest(offer.experiment)
 
-    async def resume(self, consent: Consent) -> None:
-        """Store a consent that was decided before the agent was stopped."""
-        async with self._turns[consent.experiment]:
-            await self._store(consent)
+    async def resume(self, experiment: str) -> None:
+        """Store the consents that were decided before the agent was stopped."""
+        async with self._turn(experiment):
+            await self._store_the_rest(experiment)
 
     async def approve(self, experiment: str) -> None:
-        """A person agrees to what is pending."""
-        await self._follow_up(experiment, "pending", "granted", APPROVED, "")
+        """A person grants what is pending, was declined or was withdrawn; the site takes part from the next step on.
+
+        Raises:
+            RefusedError: the policy denies it all the same, the site lacks what it takes, or no offer is known.
+        """
+        async with self._turn(experiment):
+            offers = self._site.inbox.offers_of(experiment)
+            if not offers:
+                raise RefusedError("no_offer", "no offer of this experiment is known here; resuming it offers it again")
+            for offer in {offer.manifest_sha256: offer for offer in offers}.values():
+                before = self._site.inbox.consent(experiment, offer.manifest_sha256)
+                if before is None or before.verdict != "granted":
+                    permission = await judge_offer(self._site, offer)
+                    rule, trainer = permission.decision.rule, permission.trainer
+                    granted = self._consent(offer, "granted", APPROVED, rule, "", trainer)
+                    await self._site.write(self._site.inbox.keep_consent, granted, answers=offer.id)
+                    await self._store(granted)
 
     async def withdraw(self, experiment: str, reason: str) -> None:
         """Take back every consent given to the experiment."""
-        await self._follow_up(experiment, "granted", "withdrawn", "withdrawn", reason)
+        async with self._turn(experiment):
+            for consent in self._site.inbox.consents_to(experiment):
+                if consent.verdict == "granted":
+                    await self._take_back(consent, reason)
 
     async def granted(self, start: StartTask) -> Consent:
         """The consent under which a task is done; raises `RefusedError`: there is none that covers it."""
@@ -109,32 +134,25 @@ class Enrolment:
             at=self._site.clock(),
         )
 
-    async def _follow_up(
-        self,
-        experiment: str,
-        before: Literal["pending", "granted"],
-        verdict: Literal["granted", "withdrawn"],
-        code: str,
-        reason: str,
-    ) -> None:
-        async with self._turns[experiment]:
-            for consent in self._site.inbox.consents_to(experiment):
-                if consent.verdict != before:
-                    continue
-                following = consent.model_dump() | {
-                    "number": self._next_number(experiment, consent.manifest_sha256),
-                    "verdict": verdict,
-                    "code": code,
-                    "reason": reason,
-                    "at": self._site.clock(),
-                }
-                decided = Consent.model_validate(following)
-                await self._site.write(self._site.inbox.keep_consent, decided)
-                await self._store(decided)
+    async def _take_back(self, consent: Consent, reason: str) -> None:
+        following = consent.model_dump() | {
+            "number": self._next_number(consent.experiment, consent.manifest_sha256),
+            "verdict": "withdrawn",
+            "code": "withdrawn",
+            "reason": reason,
+            "at": self._site.clock(),
+        }
+        withdrawn = Consent.model_validate(following)
+        await self._site.write(self._site.inbox.keep_consent, withdrawn)
+        await self._store(withdrawn)
 
     def _next_number(self, experiment: str, manifest_sha256: str) -> int:
         newest = self._site.inbox.consent(experiment, manifest_sha256)
         return 1 if newest is None else min(newest.number + 1, NUMBER_AT_MOST)
+
+    async def _store_the_rest(self, experiment: str) -> None:
+        for consent in self._site.inbox.consents_to_store(experiment):
+            await self._store(consent)
 
     async def _store(self, consent: Consent) -> None:
         """Write the object; where another content has its number, under the next."""
@@ -157,6 +175,9 @@ class Enrolment:
                 return
             if stored:
                 break
+            newest = site.inbox.consent(consent.experiment, consent.manifest_sha256)
+            if newest is not None and newest.number > consent.number:
+                break  # what follows it counts; under a higher number it would undo that
             if consent.number == NUMBER_AT_MOST:
                 log.error("consent_not_stored", experiment=consent.experiment, reason="all numbers are taken")
                 return

@@ -17,7 +17,7 @@ from wardround_messages.parts import ObjectRef
 from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, MODEL, RESULT, Job, JobData, TaskResult
 
 
-def job_of(start: StartTask, manifest: Manifest, data: JobData, carry: Path) -> Job:
+def job_of(start: StartTask, manifest: Manifest, data: JobData, carry: str) -> Job:
     """What the training is told: from the manifest and the command, the site's own data in place of the data set."""
     training = manifest.training
     model = model_of(start)
@@ -36,7 +36,7 @@ def job_of(start: StartTask, manifest: Manifest, data: JobData, carry: Path) -> 
         evaluate_received=manifest.evaluation.received,
         data=data,
         model_sha256=None if model is None else model.sha256,
-        carry=str(carry),
+        carry=carry,
         encoding=start.encoding,
     )
 
@@ -63,8 +63,8 @@ async def fill(folder: Path, job: Job, model: ObjectRef | None, store: ObjectSto
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    if job.carry is not None and not os.path.isdir(job.carry):
-        Path(job.carry).mkdir(parents=True, exist_ok=True)
+    if job.carry is not None and not os.path.isdir(carry := folder.parent / job.carry):
+        carry.mkdir(parents=True, exist_ok=True)
     if model is not None:
         bucket = bucket_of(job.experiment)
         try:

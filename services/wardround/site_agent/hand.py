@@ -9,7 +9,9 @@ from wardround_messages.events import Phase, TaskInHand
 from wardround_messages.names import Task
 from wardround_messages.parts import Failure
 
-WITHDRAWN = "withdrawn"  # why a task ends whose site took its consent back; all other reasons are the hub's
+# Why a task ends: the site took its consent back, or a higher attempt came. All other reasons are the hub's cancels.
+WITHDRAWN = "withdrawn"
+SUPERSEDED = "superseded"
 
 
 class TaskNames(TypedDict):

@@ -3,8 +3,6 @@
 One connection, used in place: each call takes well under a millisecond, and a command is on disk before it is acked.
 """
 
-import fcntl
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,42 +10,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
+from wardround.site_agent.inbox_file import open_database
 from wardround_messages.base import canonical_json, digest
 from wardround_messages.commands import CancelTask, OfferExperiment, StartTask, ToSite
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import TaskId
 from wardround_messages.objects import Consent
 
-SCHEMA = 1
 REMEMBERED = timedelta(days=30)
 
-_TABLES = """
-CREATE TABLE messages (id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX messages_by_age ON messages (at);
-CREATE TABLE manifests (sha256 TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE offers (id TEXT PRIMARY KEY, body BLOB NOT NULL, answered INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
-CREATE TABLE consents (
-  experiment TEXT NOT NULL, manifest TEXT NOT NULL, number INTEGER NOT NULL,
-  body BLOB NOT NULL, stored INTEGER NOT NULL,
-  PRIMARY KEY (experiment, manifest, number)
-) WITHOUT ROWID;
-CREATE TABLE tasks (
-  id TEXT PRIMARY KEY, experiment TEXT NOT NULL, manifest TEXT NOT NULL, round INTEGER NOT NULL,
-  task TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL,
-  trainings INTEGER NOT NULL DEFAULT 0, outcome TEXT
-) WITHOUT ROWID;
-CREATE INDEX tasks_by_step ON tasks (experiment, round, task);
-CREATE INDEX tasks_in_hand ON tasks (outcome) WHERE outcome IS NULL;
-CREATE TABLE cancels (task TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
-"""
-
-
-class InboxError(Exception):
-    """The inbox file cannot be used; the message says why."""
-
-
-class InboxInUseError(InboxError):
-    """Another agent works on this inbox."""
+_OF_AN_EXPERIMENT = ("manifests", "offers", "consents", "tasks", "cancels")
 
 
 class IdReusedError(Exception):
@@ -68,24 +40,8 @@ class Inbox:
         Raises:
             InboxInUseError: another agent holds it; InboxError: it is of a later version, or no inbox.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A lock file of its own: closing another descriptor of the database would drop SQLite's own locks.
-        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InboxInUseError(
-                    f"another agent works on the inbox {path}: stop it first, or give this one its own"
-                ) from None
-            database = sqlite3.connect(path, isolation_level=None)
-            try:
-                _prepare(database, path, durable=durable)
-                yield cls(database)
-            finally:
-                database.close()
-        finally:
-            os.close(lock)
+        with open_database(path, durable=durable) as database:
+            yield cls(database)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -108,11 +64,15 @@ class Inbox:
         """
         body = canonical_json(command)
         with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO experiments VALUES (?, ?)", (command.experiment, at.timestamp()))
             if not self._is_new(command, digest(body), at):
                 return False
             match command:
                 case OfferExperiment():
-                    database.execute("INSERT INTO offers (id, body) VALUES (?, ?)", (command.id, body))
+                    database.execute(
+                        "INSERT OR IGNORE INTO offers (id, experiment, body) VALUES (?, ?, ?)",
+                        (command.id, command.experiment, body),
+                    )
                     self._keep_manifest(command.manifest)
                 case StartTask():
                     database.execute(
@@ -129,7 +89,7 @@ class Inbox:
                         ),
                     )
                 case CancelTask():
-                    self._cancel(str(command.task_id), command.reason)
+                    self._cancel(command.task_id, command.reason)
             return True
 
     def _is_new(self, command: ToSite, sha256: str, at: datetime) -> bool:
@@ -145,13 +105,41 @@ class Inbox:
         """Forget the ids of messages older than 30 days; what they led to is kept."""
         self._database.execute("DELETE FROM messages WHERE at < ?", ((now - REMEMBERED).timestamp(),))
 
+    def silent_experiments(self, *, now: datetime) -> tuple[str, ...]:
+        """Experiments whose last message is older than 30 days, and of which nothing is left to do."""
+        rows = self._database.execute(
+            "SELECT name FROM experiments WHERE heard < ?"
+            " AND NOT EXISTS (SELECT 1 FROM tasks WHERE experiment = name AND outcome IS NULL)"
+            " AND NOT EXISTS (SELECT 1 FROM offers WHERE experiment = name AND answered = 0)"
+            " AND NOT EXISTS (SELECT 1 FROM consents WHERE experiment = name AND stored = 0)",
+            ((now - REMEMBERED).timestamp(),),
+        ).fetchall()
+        return tuple(name for (name,) in rows)
+
+    def forget_experiment(self, experiment: str) -> None:
+        """Forget all that is known of it; should it be heard of again, consents and manifest are in the store."""
+        with self._transaction() as database:
+            for table in _OF_AN_EXPERIMENT:
+                database.execute(f"DELETE FROM {table} WHERE experiment = ?", (experiment,))  # noqa: S608
+            database.execute("DELETE FROM experiments WHERE name = ?", (experiment,))
+
     # --- offers and consents -------------------------------------------------------------------------------------
 
     def open_offers(self) -> tuple[OfferExperiment, ...]:
         """Offers taken and not answered yet, in the order in which they were made."""
         rows = self._database.execute("SELECT body FROM offers WHERE answered = 0").fetchall()
-        offers = (OfferExperiment.model_validate_json(body) for (body,) in rows)
-        return tuple(sorted(offers, key=lambda offer: (offer.experiment, offer.offer)))
+        return _in_order(rows)
+
+    def offers_of(self, experiment: str) -> tuple[OfferExperiment, ...]:
+        """All offers of the experiment, in the order in which they were made."""
+        return _in_order(
+            self._database.execute("SELECT body FROM offers WHERE experiment = ?", (experiment,)).fetchall()
+        )
+
+    def is_open(self, offer: OfferExperiment) -> bool:
+        """Whether the offer waits for its answer."""
+        row = self._database.execute("SELECT 1 FROM offers WHERE id = ? AND answered = 0", (offer.id,)).fetchone()
+        return row is not None
 
     def manifest(self, sha256: str) -> Manifest | None:
         row = self._database.execute("SELECT body FROM manifests WHERE sha256 = ?", (sha256,)).fetchone()
@@ -163,7 +151,8 @@ class Inbox:
 
     def _keep_manifest(self, manifest: Manifest) -> None:
         self._database.execute(
-            "INSERT OR IGNORE INTO manifests VALUES (?, ?)", (manifest.sha256, canonical_json(manifest))
+            "INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)",
+            (manifest.sha256, manifest.id, canonical_json(manifest)),
         )
 
     def consent(self, experiment: str, manifest_sha256: str) -> Consent | None:
@@ -182,10 +171,17 @@ class Inbox:
         found = (self.consent(experiment, manifest) for (manifest,) in manifests)
         return tuple(consent for consent in found if consent is not None)
 
-    def consents_to_store(self) -> tuple[Consent, ...]:
-        """Consents decided and not known to be in the store."""
+    def experiments_to_store(self) -> tuple[str, ...]:
+        """Experiments with a consent that was decided and is not known to be in the store."""
         rows = self._database.execute(
-            "SELECT body FROM consents WHERE stored = 0 ORDER BY experiment, manifest, number"
+            "SELECT DISTINCT experiment FROM consents WHERE stored = 0 ORDER BY experiment"
+        ).fetchall()
+        return tuple(name for (name,) in rows)
+
+    def consents_to_store(self, experiment: str) -> tuple[Consent, ...]:
+        """Consents to the experiment that were decided and are not known to be in the store."""
+        rows = self._database.execute(
+            "SELECT body FROM consents WHERE stored = 0 AND experiment = ? ORDER BY manifest, number", (experiment,)
         ).fetchall()
         return tuple(Consent.model_validate_json(body) for (body,) in rows)
 
@@ -268,10 +264,10 @@ class Inbox:
 
     def cancel(self, task: TaskId, reason: str) -> None:
         with self._transaction():
-            self._cancel(str(task), reason)
+            self._cancel(task, reason)
 
-    def _cancel(self, task: str, reason: str) -> None:
-        self._database.execute("INSERT OR IGNORE INTO cancels VALUES (?, ?)", (task, reason))
+    def _cancel(self, task: TaskId, reason: str) -> None:
+        self._database.execute("INSERT OR IGNORE INTO cancels VALUES (?, ?, ?)", (str(task), task.experiment, reason))
 
     def cancelled(self, task: TaskId) -> str | None:
         """Why the task was cancelled, also where it is not known yet."""
@@ -279,15 +275,6 @@ class Inbox:
         return None if row is None else row[0]
 
 
-def _prepare(database: sqlite3.Connection, path: Path, *, durable: bool) -> None:
-    try:
-        database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-        database.execute("PRAGMA journal_mode = WAL")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
-            version = SCHEMA
-    except sqlite3.DatabaseError as error:
-        raise InboxError(f"{path} is no inbox that can be opened: {error}") from None
-    if version != SCHEMA:
-        raise InboxError(f"the inbox {path} is of version {version}; this agent reads {SCHEMA}: use the newer agent")
+def _in_order(rows: list[tuple[bytes]]) -> tuple[OfferExperiment, ...]:
+    offers = (OfferExperiment.model_validate_json(body) for (body,) in rows)
+    return tuple(sorted(offers, key=lambda offer: (offer.experiment, offer.offer)))

@@ -54,9 +54,9 @@ class Site:
     def folder(self, task: TaskId) -> Path:
         return self.settings.paths.spool / str(task)
 
-    def carry(self, experiment: str) -> Path:
-        """Where trainings keep what they need in the next round; no task id reads `carry`."""
-        return self.settings.paths.spool / "carry" / experiment
+    def carry(self, experiment: str) -> str:
+        """Where in the spool trainings keep what they need in the next round; no task id begins with `carry/`."""
+        return f"carry/{experiment}"
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Write to the inbox or the log, waiting while the disk is full."""

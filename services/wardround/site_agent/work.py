@@ -184,6 +184,9 @@ class Work:
 
     async def _end_cancelled(self, hand: Hand, reason: str) -> None:
         await self._stop_leftover(hand)
+        if await self._submission.is_answered(hand.start):
+            await self._submission.close(hand, "answered")
+            return
         failure = Failure(phase=hand.phase, code=reason)
         answer = self._answer(hand.start, outcome="cancelled", by_hub=reason != WITHDRAWN, failure=failure)
         await self._submission.submit(hand, answer)

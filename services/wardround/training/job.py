@@ -65,6 +65,7 @@ class TrainingJob(Generic[P]):
         parameters: P,
         metrics: MetricsFile,
         *,
+        carry: Path | None = None,
         optimizer_state: Weights | None = None,
         cancelled: Event | None = None,
     ) -> None:
@@ -74,7 +75,7 @@ class TrainingJob(Generic[P]):
         self.rng = np.random.default_rng(job.seed)
         """The only source of randomness that a NumPy trainer should use: seeded by the job."""
         self.seed = job.seed
-        self.carry = Path(job.carry) if job.carry is not None else None
+        self.carry = carry
         """A folder that this site keeps for the experiment, between rounds."""
         self.optimizer_treatment = job.optimizer_state
         self.steps_done = 0

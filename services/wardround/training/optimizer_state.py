@@ -20,8 +20,8 @@ def split_optimizer(tensors: Mapping[str, Array]) -> tuple[Weights, Weights]:
     return model, {name: value for name, value in tensors.items() if name.startswith(OPTIMIZER)}
 
 
-def state_before(job: Job, received: Weights) -> Weights:
-    """What the trainer's optimizer starts from; `received` came with the model.
+def state_before(job: Job, received: Weights, carry: Path | None) -> Weights:
+    """What the trainer's optimizer starts from; `received` came with the model, `carry` is kept between rounds.
 
     Raises:
         TaskError: `carry_missing`, `carry_unreadable`.
@@ -30,7 +30,7 @@ def state_before(job: Job, received: Weights) -> Weights:
         case "average":
             return {name.removeprefix(OPTIMIZER): value.copy() for name, value in received.items()}
         case "keep" if job.task is Task.TRAIN:
-            return load_state(_carry(job), job.round)
+            return load_state(_needed(carry), job.round)
         case _:
             return {}
 
@@ -50,14 +50,14 @@ def state_after(job: Job, given: TrainingJob[Any], received: Weights) -> Weights
     check_finite(state)
     if job.optimizer_state == "average":
         return {f"{OPTIMIZER}{name}": value for name, value in state.items()}
-    save_state(_carry(job), job.round, state)
+    save_state(_needed(given.carry), job.round, state)
     return received
 
 
-def _carry(job: Job) -> Path:
-    if job.carry is None:
+def _needed(carry: Path | None) -> Path:
+    if carry is None:
         raise TaskError("carry_missing", "the job names no folder to keep the optimizer's state in")
-    return Path(job.carry)
+    return carry
 
 
 def load_state(carry: Path, round_: int) -> Weights:

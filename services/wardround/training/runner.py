@@ -109,9 +109,12 @@ class _Run:
             parameters = installed.type.parameters_type().read(job.parameters)
         with self._timed("model"):
             base, optimizer = split_optimizer(self._received(job))
-            state = state_before(job, optimizer)
+            carry = None if job.carry is None else self.folder.absolute().parent / job.carry
+            state = state_before(job, optimizer, carry)
         with MetricsFile(self.folder / METRICS) as metrics:
-            given = trainer.job_type(job, parameters, metrics, optimizer_state=state, cancelled=self.cancelled)
+            given = trainer.job_type(
+                job, parameters, metrics, carry=carry, optimizer_state=state, cancelled=self.cancelled
+            )
             with trainer.session(given):
                 result = self._carry_out(job, trainer, given, base, optimizer)
         return result

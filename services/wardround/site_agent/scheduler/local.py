@@ -97,13 +97,27 @@ class _Server:
             await self._hearing
 
     async def _hear(self) -> None:
-        while line := await _stdout(self._process).readline():
-            report = json.loads(line)
-            self._runs.exited(report["ended"], report["status"])
-        status = await self._process.wait()
-        for task in self._runs.going():
-            log.warning("scheduler_lost", task=task, status=status)
-            self._runs.end(task, LOST)
+        """Hear how runs end until the server does. What is not understood ends it, as nobody knows what else it means."""
+        try:
+            while line := await _stdout(self._process).readline():
+                report = json.loads(line)
+                self._runs.exited(report["ended"], report["status"])
+        except Exception:
+            log.exception("scheduler_not_understood")
+        finally:
+            await self._end()
+            for task in self._runs.going():
+                log.warning("scheduler_lost", task=task, status=self._process.returncode)
+                self._runs.end(task, LOST)
+
+    async def _end(self) -> None:
+        """Let the server end its children and then itself, or end it."""
+        _stdin(self._process).close()
+        try:
+            async with asyncio.timeout(STOPS_WITHIN):
+                await self._process.wait()
+        except TimeoutError:
+            await _stop(self._process)
 
 
 async def _start(command: tuple[str, ...], environment: Mapping[str, str] | None) -> Process:

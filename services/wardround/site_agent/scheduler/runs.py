@@ -4,15 +4,22 @@ import asyncio
 import signal
 from pathlib import Path
 
+import structlog
+
 from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, UnknownRunError
 from wardround_messages.names import parse_task_id
 from wardround_messages.task_folder import JOB, RESULT
+
+log = structlog.get_logger()
 
 CANCELLED = RunEnd(False, "cancelled", "stopped on request")
 
 
 class Runs:
-    """Which runs go on, and how the others ended. A `result.json` outlives the process that waited for it."""
+    """Which runs go on, and how the others ended, as long as their folders are there.
+
+    A `result.json` outlives the process that waited for it.
+    """
 
     def __init__(self, spool: Path) -> None:
         self._spool = spool
@@ -36,6 +43,7 @@ class Runs:
 
     def begin(self, task: str) -> Path:
         """The run goes on from now, in this folder, which bears no trace of an earlier end."""
+        self._forget_cleared()
         folder = self._folder(task)
         (folder / RESULT).unlink(missing_ok=True)
         self._cancelled.discard(task)
@@ -65,8 +73,11 @@ class Runs:
         self._cancelled.add(task)
 
     def exited(self, task: str, status: int) -> None:
-        """The run ended with this exit status, or by the signal of this negative number."""
-        self.end(task, self._meaning(task, status))
+        """The run ended with this exit status, or by the signal of this negative number; ignored if there is none."""
+        if task in self._ends:
+            self.end(task, self._meaning(task, status))
+        else:
+            log.warning("unknown_run_ended", task=task, status=status)
 
     def end(self, task: str, how: RunEnd) -> None:
         if not (end := self._ends[task]).done():
@@ -74,15 +85,28 @@ class Runs:
 
     def _meaning(self, task: str, status: int) -> RunEnd:
         if status < 0:
-            return RunEnd(False, "killed", f"the training was ended by {signal.Signals(-status).name}")
+            return RunEnd(False, "killed", f"the training was ended by {_name(-status)}")
         if status > 0:
             return RunEnd(False, "crashed", f"the training ended with exit code {status}")
         if not (self._folder(task) / RESULT).exists():
             return RunEnd(False, "no_result", "the training ended without a result.json")
         return RunEnd(True)
 
+    def _forget_cleared(self) -> None:
+        cleared = [task for task, end in self._ends.items() if end.done() and not self._folder(task).exists()]
+        for task in cleared:
+            del self._ends[task]
+            self._cancelled.discard(task)
+
     def _folder(self, task: str) -> Path:
         try:
             return self._spool / str(parse_task_id(task))
         except ValueError as error:
             raise SchedulerError("bad_task_id", str(error)) from None
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
