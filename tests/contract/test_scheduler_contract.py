@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -16,7 +17,9 @@ from threading import Event
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
+from wardround.site_agent.scheduler import local as local_scheduling
 from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround.site_agent.scheduler.local import LocalScheduler
 from wardround.site_agent.scheduler.port import Scheduler, SchedulerError, UnknownRunError
@@ -98,7 +101,7 @@ class Clinic:
             "deterministic": True,
             "data": {"name": "counting", "folders": [str(self.root / "data/clinic-1/counting")]},
             "model_sha256": None,
-            "carry": str(self.folder(str(task))),
+            "carry": str(task),
         }
         (self.folder(str(task)) / JOB).write_text(json.dumps(job))
         return str(task)
@@ -325,6 +328,18 @@ async def test_what_is_not_a_task_id_never_becomes_a_folder(clinic: Clinic, sche
     assert sorted(clinic.root.rglob("*")) == before
 
 
+async def test_a_run_is_forgotten_when_its_folder_is_cleared(clinic: Clinic, scheduler: Scheduler) -> None:
+    cleared, kept = clinic.task(), clinic.task()
+    for task in (cleared, kept):
+        await scheduler.trigger(task)
+        await scheduler.wait(task)
+    shutil.rmtree(clinic.folder(cleared))
+    await scheduler.trigger(clinic.task())
+    with pytest.raises(UnknownRunError):
+        await scheduler.wait(cleared)
+    assert (await scheduler.wait(kept)).succeeded
+
+
 async def test_a_task_without_a_job_is_refused(clinic: Clinic, scheduler: Scheduler) -> None:
     task = clinic.task()
     (clinic.folder(task) / JOB).unlink()
@@ -460,6 +475,72 @@ async def test_what_a_training_prints_stays_in_its_folder(local_clinic: Clinic, 
     await local_scheduler.trigger(task)
     assert (await local_scheduler.wait(task)).succeeded
     assert "said by the trainer" in (local_clinic.folder(task) / OUTPUT).read_text()
+
+
+SPEAKING = """#!{python}
+import json, sys, time
+print('{{"ready": true}}', flush=True)
+task = json.loads(sys.stdin.readline())["run"]
+print({says}, flush=True)
+{then}
+"""
+
+
+@asynccontextmanager
+async def speaking(
+    tmp_path: Path, says: str, then: str = "sys.stdin.read()"
+) -> AsyncIterator[tuple[Clinic, Scheduler]]:
+    """A clinic whose server process says something else than it should."""
+    server = tmp_path / "server"
+    server.write_text(SPEAKING.format(python=sys.executable, says=says, then=then))
+    server.chmod(0o700)
+    clinic = Clinic(tmp_path, lambda: LocalScheduler(tmp_path / "spool", python=server))
+    async with closing(clinic) as scheduler:
+        yield clinic, scheduler
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "'no report'",
+        "'[]'",
+        "'{}'",
+        """'{"ended": [], "status": 0}'""",
+        """json.dumps({"ended": task, "status": "0"})""",
+        "'x' * 1000000",
+    ],
+)
+async def test_a_server_that_cannot_be_understood_is_ended_and_its_runs_are_lost(tmp_path: Path, says: str) -> None:
+    async with speaking(tmp_path, says) as (clinic, scheduler):
+        task = clinic.task()
+        await scheduler.trigger(task)
+        async with asyncio.timeout(5):
+            assert (await scheduler.wait(task)).code == "scheduler_lost"
+        assert processes_of(tmp_path) == []
+
+
+async def test_a_server_that_cannot_be_understood_and_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_scheduling, "STOPS_WITHIN", 0.1)
+    async with speaking(tmp_path, "'no report'", "time.sleep(60)") as (clinic, scheduler):
+        task = clinic.task()
+        await scheduler.trigger(task)
+        async with asyncio.timeout(5):
+            assert (await scheduler.wait(task)).code == "scheduler_lost"
+        assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(3, "crashed"), (-35, "killed")])
+async def test_the_end_of_a_run_that_nobody_asked_for_is_ignored(tmp_path: Path, status: int, code: str) -> None:
+    says = f"""'{{"ended": "a.r000001.check.b.a01", "status": 0}}\\n' + json.dumps({{"ended": task, "status": {status}}})"""
+    async with speaking(tmp_path, says) as (clinic, scheduler):
+        task = clinic.task()
+        await scheduler.trigger(task)
+        with capture_logs() as logs:
+            async with asyncio.timeout(5):
+                assert (await scheduler.wait(task)).code == code
+        assert [line["task"] for line in logs if line["event"] == "unknown_run_ended"] == ["a.r000001.check.b.a01"]
 
 
 @pytest.mark.parametrize("script", [None, "#!/bin/sh\necho no such module >&2\nexit 1\n"])

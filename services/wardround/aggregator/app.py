@@ -8,6 +8,7 @@ from wardround.aggregator.handlers import WORK, Aggregation
 from wardround.runtime.bus.messaging import Messenger
 from wardround.runtime.bus.port import Bus
 from wardround.runtime.clock import Clock
+from wardround.runtime.patience import patiently
 from wardround.runtime.store.port import ObjectStore
 from wardround_messages.names import AGGREGATOR_QUEUE, HUB
 
@@ -34,12 +35,14 @@ class Aggregator:
         """Serve until cancelled.
 
         Raises:
-            ForbiddenError, BusUnavailableError: the queue cannot be read; OSError: the work folder cannot be used.
+            ForbiddenError: the queue cannot be read; OSError: the work folder cannot be used.
         """
         self._workdir.mkdir(parents=True, exist_ok=True)
         for left in self._workdir.glob(f"{WORK}*"):
             shutil.rmtree(left, ignore_errors=True)
-        subscription = await self._messenger.listen(AGGREGATOR_QUEUE, self._aggregation.on_message, prefetch=1)
+        subscription = await patiently(
+            lambda: self._messenger.listen(AGGREGATOR_QUEUE, self._aggregation.on_message, prefetch=1)
+        )
         self.ready.set()
         try:
             await asyncio.Event().wait()

@@ -135,7 +135,7 @@ def _step(step: StepView, now: datetime) -> list[str]:
     return [
         closes,
         f"quorum {step.quorum} of {step.asked}: {step.answered} answered",
-        f"{missing} more closes it{grace}",
+        f"{missing} more {'closes' if missing == 1 else 'close'} it{grace}",
     ]
 
 

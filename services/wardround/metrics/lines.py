@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from wardround.metrics.history import Entry, History, StepName
-from wardround.metrics.wording import duration_text, short, size_text
+from wardround.metrics.wording import clinics_text, duration_text, short, size_text
 from wardround_messages import journal as facts
 from wardround_messages.events import Refused, TaskAnswered
 from wardround_messages.names import Task
@@ -58,7 +58,7 @@ def refused_line(message: Refused, at: datetime) -> Line:
 def _text(history: History, entry: Entry) -> str | None:
     match entry.fact:
         case facts.ExperimentAccepted() as fact:
-            return f"accepted: {len(fact.manifest.cohort.sites)} clinics asked for consent"
+            return f"accepted: {clinics_text(len(fact.manifest.cohort.sites))} asked for consent"
         case facts.SiteConsented() as fact:
             return _consent_text(fact)
         case facts.SiteWithdrew() as fact:
@@ -109,7 +109,7 @@ def _consent_text(fact: facts.SiteConsented) -> str:
 def _asked(fact: facts.StepOpened) -> str:
     if len(fact.asked) == 1:
         return f"{fact.asked[0]} asked"
-    return f"{len(fact.asked)} clinics asked, quorum {fact.quorum}"
+    return f"{clinics_text(len(fact.asked))} asked, quorum {fact.quorum}"
 
 
 def _closed_text(history: History, fact: facts.StepClosed) -> str:

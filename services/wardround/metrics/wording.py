@@ -16,6 +16,10 @@ def size_short(size: int) -> str:
     return size_text(size).replace(" ", "").removesuffix("B") or "0"
 
 
+def clinics_text(number: int) -> str:
+    return "1 clinic" if number == 1 else f"{number} clinics"
+
+
 def duration_text(seconds: float) -> str:
     """The two largest units: `0.2 s`, `12 s`, `14 m 02 s`, `1 h 52 m`, `3 d 04 h`; a second one of none is left out."""
     if seconds < 9.95:

@@ -68,7 +68,8 @@ class Bus(Protocol):
 
     A handler that returns acknowledges; one that raises `DeadLetterError` parks a copy on `wr.dead` (its routing key
     is the `dead_key` given here) and acknowledges; one that raises anything else, or is cancelled, gives the message
-    back, and after the queue's delivery limit the broker dead-letters it.
+    back, and after the queue's delivery limit the broker dead-letters it. A stream has neither giving back nor a limit
+    of its own: there the adapter hands the message over again, and parks it itself under `dead_key` in the end.
     """
 
     @property

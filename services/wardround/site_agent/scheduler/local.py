@@ -112,10 +112,9 @@ class _Server:
 
     async def _end(self) -> None:
         """Let the server end its children and then itself, or end it."""
-        _stdin(self._process).close()
         try:
             async with asyncio.timeout(STOPS_WITHIN):
-                await self._process.wait()
+                await self._process.communicate()  # a pipe that nobody reads can keep `wait` from returning
         except TimeoutError:
             await _stop(self._process)
 
@@ -151,7 +150,7 @@ async def _start(command: tuple[str, ...], environment: Mapping[str, str] | None
 async def _stop(process: Process) -> None:
     with suppress(ProcessLookupError):
         process.kill()
-    await process.wait()
+    await process.communicate()
 
 
 def _broken(why: str) -> SchedulerError:
