@@ -334,7 +334,9 @@ async def test_a_run_is_forgotten_when_its_folder_is_cleared(clinic: Clinic, sch
         await scheduler.trigger(task)
         await scheduler.wait(task)
     shutil.rmtree(clinic.folder(cleared))
-    await scheduler.trigger(clinic.task())
+    later = clinic.task()
+    await scheduler.trigger(later)
+    assert (await scheduler.wait(later)).succeeded
     with pytest.raises(UnknownRunError):
         await scheduler.wait(cleared)
     assert (await scheduler.wait(kept)).succeeded
@@ -533,7 +535,8 @@ async def test_a_server_that_cannot_be_understood_and_does_not_end_is_killed(
 
 @pytest.mark.parametrize(("status", "code"), [(3, "crashed"), (-35, "killed")])
 async def test_the_end_of_a_run_that_nobody_asked_for_is_ignored(tmp_path: Path, status: int, code: str) -> None:
-    says = f"""'{{"ended": "a.r000001.check.b.a01", "status": 0}}\\n' + json.dumps({{"ended": task, "status": {status}}})"""
+    unknown = '{"ended": "a.r000001.check.b.a01", "status": 0}'
+    says = f"""'{unknown}\\n' + json.dumps({{"ended": task, "status": {status}}})"""
     async with speaking(tmp_path, says) as (clinic, scheduler):
         task = clinic.task()
         await scheduler.trigger(task)

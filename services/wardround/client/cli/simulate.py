@@ -59,14 +59,12 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines; the last one is the outcome.")] = False,
 ) -> None:
     """Run an experiment with all its clinics on this machine. The same command goes on where an earlier one stopped."""
-    number = int(sites) if sites is not None and sites.isascii() and sites.isdigit() else None
-    if number is not None and not 1 <= number <= 1000:
-        raise CommandError(f"--sites {sites}: must be 1 to 1000 clinics, or a folder")
+    names, own = _sites(sites)
     read = read_experiment(
         file,
         id=id,
         overrides=overrides or (),
-        sites=None if number is None else tuple(f"clinic-{each}" for each in range(1, number + 1)),
+        sites=names,
         find_fork=lambda experiment, round_: file_digest(_model_of(out, experiment, round_)),
     )
     manifest, brought = read.manifest, read.brought
@@ -79,7 +77,7 @@ def simulate(
     initial = manifest.model.initial
     if initial.kind == "forked":
         brought = _model_of(out, initial.experiment, initial.round)
-    clinics = _clinics(folder, manifest, Path(sites) if sites is not None and number is None else None, trainings)
+    clinics = _clinics(folder, manifest, own, trainings)
     embedding = Embedding(store.value, trainings.value)
     shown = _Shown(as_json=as_json)
     try:
@@ -88,6 +86,17 @@ def simulate(
         raise CommandError("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED) from None
     shown.end(manifest, folder, *outcome)
     raise typer.Exit(_exit_code(outcome[0]))
+
+
+def _sites(wish: str | None) -> tuple[tuple[str, ...] | None, Path | None]:
+    """What `--sites` says: the names of the clinics to make, or the folder with a person's own."""
+    if wish is None:
+        return None, None
+    if not (wish.isascii() and wish.isdigit()):
+        return None, Path(wish)
+    if not 1 <= int(wish) <= 1000:
+        raise CommandError(f"--sites {wish}: must be 1 to 1000 clinics, or a folder")
+    return tuple(f"clinic-{number}" for number in range(1, int(wish) + 1)), None
 
 
 async def _run(
@@ -105,7 +114,7 @@ async def _run(
     if run.ending.state != "finished" or not pooled:
         return run, None
     shown.say("The same training on pooled data, to compare:")
-    with shown.following() as watch:
+    with shown.following(briefly=True) as watch:
         return run, await run_pooled(manifest, clinics, folder, embedding, brought=brought, watch=watch)
 
 
@@ -147,11 +156,13 @@ class _Shown:
         self._console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
     @contextmanager
-    def following(self) -> Iterator[Callable[[str, View], None]]:
-        """Show how an experiment goes on; yields the watcher to hand to the run."""
+    def following(self, *, briefly: bool = False) -> Iterator[Callable[[str, View], None]]:
+        """Show how an experiment goes on, `briefly` without a line for each step; yields the watcher for the run."""
         if self._console.is_terminal and not self._as_json:
             with self._picture() as watch:
                 yield watch
+        elif briefly and not self._as_json:
+            yield lambda _, __: None
         else:
             with self._lines() as watch:
                 yield watch
