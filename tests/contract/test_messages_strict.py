@@ -23,7 +23,7 @@ by_name = {example.name: example for example in EXAMPLES}
 # Where a value of any kind may stand: the trainer's parameters, checked against the trainer's own schema.
 OPEN = {"parameters", "parameters_schema"}
 # Words that stay on the site's own disk and may be of any length, lines included.
-LOCAL_TEXT = {"text", "folders", "split_salt", "carry"}
+LOCAL_TEXT = {"text", "folders", "split_salt"}
 # "all", or a number.
 SHARES = {"quorum", "sample", "keep"}
 Path = tuple[str | int, ...]

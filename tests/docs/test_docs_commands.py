@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (inner,) = (root / ".venv" / "lib").glob("python*/site-packages")
     (inner / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     command = root / ".venv" / "bin" / "wardround"
-    command.write_text(f"#!{root / '.venv' / 'bin' / 'python'}\nfrom wardround.client.cli.main import run\nrun()\n")
+    command.write_text(f"#!{root / '.venv' / 'bin' / 'python'}\nfrom wardround.client.cli import run\nrun()\n")
     command.chmod(0o755)
     return root
 

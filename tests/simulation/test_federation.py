@@ -1,11 +1,13 @@
 """Services that die, are doubled, or lose their messages: the experiment goes on by itself."""
 
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
 from whole import clinics_for, counting, finish, journal_of, run, state_of
 
+from wardround.coordinator.app import Coordinator
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.messaging import Messenger, Received
 from wardround.simulation.federation import Federation
@@ -16,7 +18,7 @@ from wardround_messages.commands import AbortExperiment, Command, ExtendExperime
 from wardround_messages.events import CommandRefused, EntryRecorded, ExperimentRefused
 from wardround_messages.manifest import Brought, Evaluation, Forked, Manifest, ModelPlan
 from wardround_messages.messages import Event
-from wardround_messages.names import ANSWERS_PREFIX, DEAD_QUEUE, HUB, METRICS_STREAM, JournalKey, bucket_of
+from wardround_messages.names import ANSWERS_PREFIX, DEAD_QUEUE, HUB, METRICS_STREAM, ConsentKey, JournalKey, bucket_of
 
 
 class Researcher:
@@ -279,13 +281,20 @@ async def test_a_coordinator_that_takes_over_knows_what_the_other_let_in(tmp_pat
 
 
 async def test_two_coordinators_that_both_decide_write_one_history(tmp_path: Path) -> None:
-    """With announcements lost and short timers both take every experiment up and append as they can."""
+    """With announcements lost both look by their timers, and a store of uneven speed lets now one, now the other win."""
     manifest = counting(count=5)
     _, undisturbed = await run(tmp_path / "plain", manifest)
     federation = Federation(
         tmp_path / "two", clinics_for(tmp_path / "two", manifest), coordinators=2, aggregators=2, interval=0.02
     )
     federation.broker.disconnect("store")
+    create, rng = federation.store.create, random.Random(7)
+
+    async def unevenly(bucket: str, key: str, data: bytes) -> None:
+        await asyncio.sleep(rng.choice([0.0, 0.03]))
+        await create(bucket, key, data)
+
+    federation.store.create = unevenly  # type: ignore[method-assign]
     ending, state = await finish(federation, manifest)
     assert ending == Ending("finished")
     assert state.models == undisturbed.models
@@ -311,6 +320,58 @@ async def test_a_flipped_bit_in_the_journal_stops_that_experiment_and_no_other(t
         await one.until(CommandRefused, code="journal_broken")
         (refused,) = [event for event in one.heard if isinstance(event, CommandRefused)]
         assert "entry 3" in refused.reason
+        await one.bus.close()
+
+
+async def test_a_journal_that_breaks_under_a_run_ends_it_with_the_entry(tmp_path: Path) -> None:
+    manifest = counting(count=300)
+    federation = Federation(tmp_path, clinics_for(tmp_path, manifest))
+    async with federation.running():
+        one = await researcher(federation)
+        ending = asyncio.create_task(carry_through(federation, manifest))
+        await one.until(facts.StepOpened, round=1)
+        (tmp_path / "hub" / bucket_of(manifest.id) / str(JournalKey(500))).write_text("{}")
+        await federation.kill("coordinator-1")
+        federation.start("coordinator-1")
+        async with asyncio.timeout(20):
+            ended = await ending
+        assert (ended.state, ended.code) == ("failed", "journal_broken")
+        await one.bus.close()
+
+
+async def test_a_consent_that_cannot_be_read_counts_as_declined(tmp_path: Path) -> None:
+    manifest = counting(count=1, quorum=2)
+    federation = Federation(tmp_path, clinics_for(tmp_path, manifest))
+    async with federation.running():
+        await federation.store.make_bucket(bucket_of(manifest.id))
+        key = ConsentKey("clinic-2", manifest.sha256[:16], 1)
+        await federation.store.create(bucket_of(manifest.id), str(key), b"\x80\x04rubbish")
+        await federation.kill("clinic-2")
+        async with asyncio.timeout(20):
+            assert await carry_through(federation, manifest) == Ending("finished")
+        state = state_of(await journal_of(federation, manifest.id))
+    assert state.sites["clinic-2"].verdict == "declined"
+
+
+async def test_a_coordinator_that_is_woken_and_cancelled_in_the_same_turn_ends(tmp_path: Path) -> None:
+    """`asyncio.wait_for` of Python 3.11 can swallow the cancellation then."""
+    manifest = counting(count=1)
+    federation = Federation(tmp_path, clinics_for(tmp_path, manifest))
+    async with federation.running():
+        one = await researcher(federation)
+        await federation.kill("clinic-3")
+        await one.say(StartExperiment(manifest=manifest))
+        await one.until(facts.SiteConsented, site="clinic-2")
+        for _ in range(30):
+            coordinator = federation.services["coordinator-1"]
+            assert isinstance(coordinator, Coordinator)
+            await asyncio.sleep(0.01)
+            for experiment in coordinator.experiments.values():
+                experiment.wake()
+            async with asyncio.timeout(5):
+                await federation.kill("coordinator-1")
+            federation.start("coordinator-1")
+            await federation.services["coordinator-1"].ready.wait()
         await one.bus.close()
 
 

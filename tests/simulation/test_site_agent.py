@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
 
@@ -22,8 +23,11 @@ from clinic import (
 from structlog.testing import capture_logs
 
 from wardround.runtime.bus.memory import MemoryBus
+from wardround.runtime.clock import wall_clock
 from wardround.site_agent import duty, training
+from wardround.site_agent.inbox import REMEMBERED, Inbox
 from wardround.site_agent.inbox_file import InboxInUseError
+from wardround.site_agent.judgement import RefusedError
 from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround_messages.base import canonical_bytes, canonical_json, digest
 from wardround_messages.events import MetricsReported, Progress, SiteSeen, TaskAccepted, TaskAnswered, TaskStarted
@@ -147,6 +151,59 @@ async def test_a_number_taken_by_another_content_is_left_alone_and_the_next_is_u
     assert await clinic.consent(1) == first
 
 
+async def test_a_consent_that_was_followed_is_not_stored_after_what_followed_it(clinic: Clinic) -> None:
+    async with clinic.running():
+        await clinic.enrol()
+    (clinic.folder / "inbox.sqlite").unlink()
+    with Inbox.open(clinic.settings.paths.inbox, durable=False) as inbox:
+        first = await clinic.consent()
+        inbox.keep_consent(first.model_copy(update={"reason": "said anew"}))
+        inbox.keep_consent(first.model_copy(update={"number": 2, "verdict": "withdrawn", "code": "withdrawn"}))
+    async with clinic.running():
+        second = await clinic.consent(2)
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+        assert len(await clinic.objects("consent/")) == 2
+    assert second.verdict == "withdrawn"
+    assert (answer.outcome, answer.failure.code) == ("refused", "no_consent")
+
+
+@pytest.mark.parametrize("approval", ["automatic", "manual"])
+async def test_a_person_grants_anew_what_was_withdrawn(clinic: Clinic, approval: str) -> None:
+    async with clinic.running() as agent:
+        await clinic.enrol()
+        await agent.withdraw(EXPERIMENT, "the ethics board asks for it")
+        clinic.policy.write_text(POLICY + f'approval = "{approval}"\n')
+        await agent.approve(EXPERIMENT)
+        granted = await clinic.consent(3)
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+    assert (granted.verdict, granted.code, granted.rule, granted.rounds) == ("granted", "approved", "glioma", 5)
+    assert answer.outcome == "done"
+
+
+async def test_a_person_grants_what_was_declined_once_the_policy_no_longer_denies_it(clinic: Clinic) -> None:
+    clinic.policy.write_text(POLICY.replace("researcher-a", "researcher-b"))
+    async with clinic.running() as agent:
+        declined = await clinic.enrol()
+        with pytest.raises(RefusedError, match="policy"):
+            await agent.approve(EXPERIMENT)
+        assert len(await clinic.objects("consent/")) == 1
+        clinic.policy.write_text(POLICY)
+        await agent.approve(EXPERIMENT)
+        granted = await clinic.consent(2)
+        await agent.approve(EXPERIMENT)
+        assert len(await clinic.objects("consent/")) == 2
+    assert (declined.verdict, granted.verdict, granted.offer) == ("declined", "granted", declined.offer)
+    assert granted.reason == ""
+
+
+async def test_what_was_never_offered_cannot_be_approved(clinic: Clinic) -> None:
+    async with clinic.running() as agent:
+        with pytest.raises(RefusedError, match="no offer of this experiment"):
+            await agent.approve(EXPERIMENT)
+
+
 async def test_withdrawing_ends_the_tasks_in_hand_and_refuses_later_ones(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path, threads=True)
     await clinic.open_experiment()
@@ -201,7 +258,8 @@ async def test_the_job_tells_the_training_what_the_manifest_and_the_site_say(cli
     assert (train.data.name, train.data.layout, train.data.split_salt) == ("counting", "folders", "grain")
     assert (train.parameters, train.seed, train.optimizer_state) == ({"constant": 2}, 7, "keep")
     assert train.model_sha256 == clinic.model_ref.sha256
-    assert Path(train.carry or "").is_dir()
+    assert train.carry == f"carry/{EXPERIMENT}"
+    assert (clinic.settings.paths.spool / train.carry).is_dir()
 
 
 async def test_initialise_starts_without_a_model_and_offers_one(clinic: Clinic) -> None:
@@ -546,6 +604,32 @@ async def test_the_same_message_again_is_ignored_and_counted(clinic: Clinic) -> 
     assert clinic.broker.dead_letters() == ()
 
 
+async def test_a_task_whose_answer_the_store_has_lost_is_done_again_when_it_is_asked_for_again(clinic: Clinic) -> None:
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        lost = await clinic.answer(clinic.start())
+        await clinic.store.delete(BUCKET, str(AnswerKey(1, Task.TRAIN, SITE, 1)))
+        await clinic.store.delete(BUCKET, lost.update.key)
+        await clinic.hub.send(clinic.start())
+        again = await clinic.answer(clinic.start())
+        assert await clinic.store.read(BUCKET, again.update.key) == clinic.training.update
+    assert (again.outcome, again.update) == ("done", lost.update)
+
+
+async def test_a_cancelled_task_that_is_asked_for_again_keeps_its_answer(clinic: Clinic) -> None:
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.cancel(clinic.start()))
+        await clinic.hub.send(clinic.start())
+        cancelled = await clinic.answer(clinic.start())
+        await clinic.hub.send(clinic.start())
+        await clinic.hub.send(clinic.start(task=Task.EVALUATE))
+        await clinic.answer(clinic.start(task=Task.EVALUATE))
+        assert await clinic.answer(clinic.start()) == cancelled
+    assert [line["outcome"] for line in clinic.audit if line["what"] == "answer"] == ["cancelled", "done"]
+
+
 async def test_another_content_under_a_known_id_is_a_dead_letter_and_a_security_event(clinic: Clinic) -> None:
     with capture_logs() as logs:
         async with clinic.running():
@@ -754,6 +838,35 @@ async def test_what_a_killed_agent_left_in_the_spool_is_cleared_at_the_next_star
     left.mkdir()
     async with clinic.running():
         assert not left.exists()
+
+
+async def test_what_a_clinic_keeps_of_an_experiment_goes_a_month_after_its_last_message(clinic: Clinic) -> None:
+    def later() -> datetime:
+        return wall_clock() + REMEMBERED + timedelta(days=1)
+
+    carry = clinic.settings.paths.spool / "carry" / EXPERIMENT
+
+    async def gone() -> bool:
+        return not carry.exists()
+
+    async with clinic.running() as agent:
+        consent = await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await clinic.answer(clinic.start())
+        await clinic.said(TaskAnswered)
+        assert len(agent._on_duty.enrolment._turns) == 0
+    async with clinic.running():
+        assert carry.is_dir()
+    log = clinic.audit
+    async with clinic.running(clock=later):
+        await eventually(gone)
+    with Inbox.open(clinic.settings.paths.inbox) as inbox:
+        assert inbox.consents_to(EXPERIMENT) == ()
+    assert clinic.audit == log
+    async with clinic.running():
+        await clinic.hub.send(clinic.start(round=2))
+        assert (await clinic.answer(clinic.start(round=2))).outcome == "done"
+        assert await clinic.consent() == consent
 
 
 async def test_metrics_are_told_while_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,21 @@ import resource
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
 from clinic import SITE, Clinic, eventually, tensors
+from structlog.testing import capture_logs
 
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.port import BusUnavailableError
+from wardround.runtime.clock import wall_clock
 from wardround.runtime.store.port import AccessDeniedError, StoreError, StoreUnavailableError
 from wardround.site_agent import duty
+from wardround.site_agent.inbox import REMEMBERED, Inbox
 from wardround.site_agent.patience import outage
 from wardround.site_agent.scheduler.port import (
     RunEnd,
@@ -367,6 +371,107 @@ async def test_a_higher_attempt_begins_when_the_lower_one_has_stopped_and_is_ans
     assert (first.outcome, first.by_hub, first.failure.code) == ("cancelled", True, "superseded")
     assert second.outcome == "done"
     assert scheduler.course == ["trigger a01", "stopped a01", "trigger a02"]
+
+
+def in_the_way_of_the_log(clinic: Clinic) -> None:
+    """A folder where the log is: what no waiting mends."""
+    log = clinic.settings.paths.log
+    if log.exists():
+        log.rename(log.with_suffix(".aside"))
+    log.mkdir()
+
+
+def out_of_the_way(clinic: Clinic) -> None:
+    log = clinic.settings.paths.log
+    log.rmdir()
+    if log.with_suffix(".aside").exists():
+        log.with_suffix(".aside").rename(log)
+
+
+async def left_for_later(logs: list[Any]) -> None:
+    async def left() -> bool:
+        return "left_for_later" in [line["event"] for line in logs]
+
+    await eventually(left)
+
+
+async def test_a_task_that_came_to_nothing_is_taken_up_when_the_hub_repeats_it(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    clinic.training.before = lambda folder, cancelled: in_the_way_of_the_log(clinic)
+    with capture_logs() as logs:
+        async with clinic.running():
+            await clinic.enrol()
+            await clinic.hub.send(clinic.start())
+            await left_for_later(logs)
+            out_of_the_way(clinic)
+            await clinic.hub.send(clinic.start())
+            answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+    assert len(clinic.training.trained) == 1
+
+
+async def test_an_offer_that_came_to_nothing_is_answered_when_the_hub_repeats_it(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    in_the_way_of_the_log(clinic)
+    with capture_logs() as logs:
+        async with clinic.running():
+            await clinic.hub.send(clinic.offer())
+            await left_for_later(logs)
+            out_of_the_way(clinic)
+            await clinic.hub.send(clinic.offer())
+            consent = await clinic.consent()
+            await clinic.hub.send(clinic.offer())
+            await clinic.all_handled()
+            await clinic.hub.send(clinic.start())
+            await clinic.answer(clinic.start())
+    assert (consent.verdict, consent.number) == ("granted", 1)
+    assert len(await clinic.objects("consent/")) == 1
+
+
+async def test_what_had_no_bucket_is_said_when_the_hub_repeats_it_and_there_is_one(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+
+    async def neither_stored() -> bool:
+        return {"consent_not_stored", "answer_not_stored"} <= {line["event"] for line in logs}
+
+    with capture_logs() as logs:
+        async with clinic.running():
+            await clinic.hub.send(clinic.offer())
+            await clinic.hub.send(clinic.start())
+            await eventually(neither_stored)
+            await clinic.open_experiment()
+            assert (await clinic.enrol()).verdict == "granted"
+            await clinic.hub.send(clinic.start())
+            assert (await clinic.answer(clinic.start())).outcome == "done"
+
+
+async def test_an_inbox_that_cannot_forget_for_want_of_room_does_not_end_the_agent(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    long_ago = wall_clock() - REMEMBERED - timedelta(days=1)
+    with Inbox.open(clinic.settings.paths.inbox, durable=False) as inbox:
+        for round_ in range(1, 2000):
+            inbox.take(clinic.cancel(clinic.start(round=round_)), at=long_ago)
+
+    def known() -> bool:
+        database = sqlite3.connect(clinic.settings.paths.inbox)
+        try:
+            return bool(database.execute("SELECT count(*) FROM messages").fetchone()[0])
+        finally:
+            database.close()
+
+    async def forgotten() -> bool:
+        return not known()
+
+    with files_at_most(40 * 1024):  # enough to read by, and not to delete so many
+        async with clinic.running() as agent:
+            assert agent.ready.is_set()
+            assert known()
+            files = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))
+            await eventually(forgotten)
 
 
 async def test_an_error_of_the_agents_own_fails_that_task_and_no_other(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wardround.client.cli import main
+from wardround.client import cli
+from wardround.simulation.run import claimed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "breast-cancer.toml"
 QUICK = ["--set", "rounds.count=2", "--set", "training.epochs=1"]
@@ -25,7 +26,7 @@ def wardround(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Ca
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["wardround", *arguments])
         with pytest.raises(SystemExit) as left:
-            main.run()
+            cli.run()
         printed = capsys.readouterr()
         assert "Traceback" not in printed.out + printed.err
         return int(left.value.code or 0), printed.out, printed.err
@@ -118,6 +119,11 @@ def test_a_trainer_that_is_not_installed_is_refused_before_any_round(wardround) 
         (["simulate", str(EXAMPLE), "--set", "rounds.count=0"], "rounds.count"),
         (["simulate", str(EXAMPLE), "--set", "training.dataset=none-such"], "none-such"),
         (["simulate", str(EXAMPLE), "--store", "tape"], "tape"),
+        (["simulate", str(EXAMPLE), "--sites", "2", "--set", "cohort=1"], "cohort: must be a table"),
+        (["simulate", str(EXAMPLE), "--set", "a" + ".a" * 5000 + "=1"], "--set a.a"),
+        (["simulate", str(EXAMPLE), "--set", "\x1b[31m=1"], "\\x1b[31m"),
+        (["simulate", str(EXAMPLE), "--out", str(EXAMPLE)], "--out"),
+        (["simulate", str(EXAMPLE), "--out", "x" * 300], "--out"),
         (["conquer"], "conquer"),
     ],
 )
@@ -136,10 +142,18 @@ def start(folder: Path, *arguments: str, before: Callable[[], object] | None = N
         if before is not None:
             before()
 
-    command = [sys.executable, "-c", "from wardround.client.cli.main import run; run()", *arguments]
+    command = [sys.executable, "-c", "from wardround.client.cli import run; run()", *arguments]
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare
     )
+
+
+def test_two_commands_do_not_work_in_one_folder(wardround, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with claimed(tmp_path / "runs" / "breast-cancer"):
+        for arguments in ([], ["--fresh"]):
+            code, _, err = wardround("simulate", str(EXAMPLE), *QUICK, *arguments)
+            assert code == 75
+            assert "another command is running" in err
 
 
 @pytest.mark.slow

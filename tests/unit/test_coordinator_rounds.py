@@ -255,13 +255,14 @@ def test_an_aggregation_that_still_has_the_quorum_is_adopted_and_says_who_was_le
     assert [left.site for left in adopted.left_out] == ["clinic-2"]
 
 
-def test_no_aggregation_within_the_deadline_pauses_and_resuming_waits_anew() -> None:
+def test_no_aggregation_within_the_deadline_pauses_and_resuming_asks_under_another_closing_entry() -> None:
     course = Course(manifest_of(rounds={"deadline": 3600}))
     course.to_training()
     for site in course.known.sites:
         course.answer(site)
     assert only(course.wait(seconds=3600), facts.ExperimentPaused).code == "aggregation"
-    course.order(ResumeExperiment(experiment="glioma-1"))
+    led_to = course.order(ResumeExperiment(experiment="glioma-1"))
+    assert [type(body).__name__ for body in led_to] == ["ExperimentResumed", "StepReopened", "StepClosed"]  # type: ignore[union-attr]
     assert course.wait(seconds=3599) == []
     assert only(course.aggregate(), facts.ModelAdopted).round == 1
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,24 @@ def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
         os.truncate(file.fileno(), 2**31)
     with pytest.raises(CommandError, match="larger than"):
         load_experiment(huge)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "a" + ".a" * 60_000 + " = 1",
+        "[" + "a." * 60_000 + "a]",
+        '"a"' + '."a"' * 60_000 + "=1",
+        "x = {" + "a.b." * 9_999 + "c=1}",
+    ],
+    ids=["key", "header", "quoted", "inline"],
+)
+def test_a_key_of_thousands_of_parts_is_refused_before_it_takes_memory(file: Path, bomb: str) -> None:
+    file.write_text(f"schema = 1\n{bomb}\n")
+    begin = time.monotonic()
+    with pytest.raises(CommandError, match=r"more than 32 parts|larger than"):
+        load_experiment(file)
+    assert time.monotonic() - begin < 1
 
 
 def test_every_field_of_the_example_can_be_broken_without_a_traceback(file: Path) -> None:

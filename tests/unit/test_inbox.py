@@ -134,6 +134,61 @@ def test_ids_are_forgotten_after_thirty_days_but_not_what_they_led_to(inbox: Inb
     assert inbox.tasks_in_hand() == ()
 
 
+def test_an_offer_that_comes_again_when_its_id_is_forgotten_is_not_open_again(inbox: Inbox) -> None:
+    inbox.take(offer(), at=NOW)
+    inbox.keep_consent(consent(), answers=offer().id)
+    inbox.forget_messages(now=NOW + timedelta(days=31))
+    assert inbox.take(offer(), at=NOW + timedelta(days=31))
+    assert not inbox.is_open(offer())
+
+
+def carried_out(inbox: Inbox) -> None:
+    """An experiment of which nothing is left to do."""
+    for command in (offer(), start(), cancel()):
+        inbox.take(command, at=NOW)
+    inbox.keep_consent(consent(), answers=offer().id)
+    inbox.consent_is_stored(consent())
+    inbox.end(start().task_id, "done")
+
+
+def test_an_experiment_is_silent_thirty_days_after_its_last_message(inbox: Inbox) -> None:
+    carried_out(inbox)
+    assert inbox.silent_experiments(now=NOW + timedelta(days=29)) == ()
+    assert inbox.silent_experiments(now=NOW + timedelta(days=31)) == ("glioma-1",)
+    inbox.take(start(), at=NOW + timedelta(days=20))
+    assert inbox.silent_experiments(now=NOW + timedelta(days=31)) == ()
+
+
+@pytest.mark.parametrize("left", ["task", "offer", "consent"])
+def test_an_experiment_of_which_something_is_left_to_do_is_not_silent(inbox: Inbox, left: str) -> None:
+    carried_out(inbox)
+    match left:
+        case "task":
+            inbox.take(start(round=2), at=NOW)
+        case "offer":
+            inbox.take(offer(7), at=NOW)
+        case "consent":
+            inbox.keep_consent(consent(2))
+    assert inbox.silent_experiments(now=NOW + timedelta(days=31)) == ()
+
+
+def test_nothing_is_left_of_a_forgotten_experiment_and_all_of_the_others(path: Path, inbox: Inbox) -> None:
+    other = MANIFEST.model_copy(update={"id": "glioma-2"})
+    carried_out(inbox)
+    inbox.keep_manifest(other)
+    inbox.take(start(experiment="glioma-2"), at=NOW)
+    inbox.forget_experiment("glioma-1")
+    inbox.forget_messages(now=NOW + timedelta(days=31))
+    assert inbox.manifest(other.sha256) == other
+    assert inbox.tasks_in_hand() == (start(experiment="glioma-2"),)
+    inbox.forget_experiment("glioma-2")
+    with sqlite3.connect(path) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        left = {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+    database.close()
+    assert set(left.values()) == {0}
+
+
 def test_a_cancel_of_an_unknown_task_is_remembered(inbox: Inbox) -> None:
     inbox.take(cancel(), at=NOW)
     assert inbox.cancelled(start().task_id) == "step_closed"
@@ -186,9 +241,11 @@ def test_the_newest_consent_counts(inbox: Inbox) -> None:
 def test_a_consent_is_to_be_stored_until_it_is_known_to_be(inbox: Inbox) -> None:
     inbox.keep_consent(consent())
     renumbered = inbox.renumber_consent(consent(), 4)
-    assert inbox.consents_to_store() == (consent(4),) == (renumbered,)
+    assert inbox.experiments_to_store() == ("glioma-1",)
+    assert inbox.consents_to_store("glioma-1") == (consent(4),) == (renumbered,)
+    assert inbox.consents_to_store("glioma-2") == ()
     inbox.consent_is_stored(renumbered)
-    assert inbox.consents_to_store() == ()
+    assert inbox.experiments_to_store() == inbox.consents_to_store("glioma-1") == ()
     assert inbox.consent("glioma-1", MANIFEST.sha256) == renumbered
 
 

@@ -192,7 +192,7 @@ def test_adam_follows_its_paper_and_goes_on_from_its_state() -> None:
 @pytest.mark.parametrize("treatment", ["reset", "average", "keep"])
 def test_training_tells_the_diagnoses_apart(tmp_path: Path, data: dict[str, dict[str, Path]], treatment: str) -> None:
     folder = data["clinic-2"]["breast-cancer"]
-    job = {"trainer": "breast-cancer-mlp", "optimizer_state": treatment, "carry": str(tmp_path / "carry")}
+    job = {"trainer": "breast-cancer-mlp", "optimizer_state": treatment, "carry": "carry"}
     first = fill(tmp_path / "first", Task.INITIALISE, folder, **job)
     run_folder(first)
     trained = fill(tmp_path / "trained", Task.TRAIN, folder, model=(first / UPDATE).read_bytes(), epochs=10, **job)

@@ -335,9 +335,9 @@ def test_a_folder_without_a_job_is_a_failed_result(tmp_path: Path) -> None:
 # --- optimizer state ---------------------------------------------------------------------------------------------
 
 
-def rolled(folder: Path, data: Path, model: bytes, round_: int, treatment: str, carry: Path | None = None) -> bytes:
+def rolled(folder: Path, data: Path, model: bytes, round_: int, treatment: str, carry: str | None = None) -> bytes:
     job = {"trainer": "rolling", "round": round_, "optimizer_state": treatment}
-    task = fill(folder, Task.TRAIN, data, model=model, carry=None if carry is None else str(carry), **job)
+    task = fill(folder, Task.TRAIN, data, model=model, carry=carry, **job)
     assert run_folder(task).failure is None
     return (task / UPDATE).read_bytes()
 
@@ -346,25 +346,45 @@ def test_a_kept_state_goes_on_from_the_last_round_and_a_round_done_again_is_the_
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, monkeypatch, rolling="training_trainers:Rolling")
-    carry = tmp_path / "carry"
-    rolled(tmp_path / "1", data, ONE, 1, "keep", carry)
-    second = rolled(tmp_path / "2", data, ONE, 2, "keep", carry)
+    rolled(tmp_path / "1", data, ONE, 1, "keep", "carry")
+    second = rolled(tmp_path / "2", data, ONE, 2, "keep", "carry")
     assert update_of(tmp_path / "2") == {"weight": np.float32(3)}
-    assert rolled(tmp_path / "2-again", data, ONE, 2, "keep", carry) == second
-    rolled(tmp_path / "5", data, ONE, 5, "keep", carry)
+    assert rolled(tmp_path / "2-again", data, ONE, 2, "keep", "carry") == second
+    rolled(tmp_path / "5", data, ONE, 5, "keep", "carry")
     assert update_of(tmp_path / "5") == {"weight": np.float32(4)}
-    assert sorted(path.name for path in carry.iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "carry").iterdir()) == [
         "optimizer-r000002.safetensors",
         "optimizer-r000005.safetensors",
     ]
 
 
+def test_a_kept_state_is_found_by_a_spool_that_has_another_path_for_the_training(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, rolling="training_trainers:Rolling")
+    agents, workers = tmp_path / "agent" / "spool", tmp_path / "worker" / "mount"
+    rolled(agents / "1", data, ONE, 1, "keep", "carry/glioma-1")
+    workers.parent.mkdir()
+    agents.rename(workers)
+    rolled(workers / "2", data, ONE, 2, "keep", "carry/glioma-1")
+    assert update_of(workers / "2") == {"weight": np.float32(3)}
+
+
+@pytest.mark.parametrize(
+    "carry", ["/tmp/carry", "../carry", "carry/../../x", "carry/..", "./carry", "carry/", "", "a//b"]
+)
+def test_nothing_is_kept_outside_the_spool(tmp_path: Path, data: Path, carry: str) -> None:
+    folder = fill(tmp_path / "spool" / "task", Task.TRAIN, data, model=ONE)
+    job = json.loads((folder / JOB).read_bytes()) | {"optimizer_state": "keep", "carry": carry}
+    (folder / JOB).write_text(json.dumps(job))
+    assert code_of(run_folder(folder)) == "job_unreadable"
+
+
 def test_a_broken_kept_state_is_told(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, rolling="training_trainers:Rolling")
-    carry = tmp_path / "carry"
-    rolled(tmp_path / "1", data, ONE, 1, "keep", carry)
-    (carry / "optimizer-r000001.safetensors").write_bytes(b"broken")
-    job = {"trainer": "rolling", "round": 2, "optimizer_state": "keep", "carry": str(carry)}
+    rolled(tmp_path / "1", data, ONE, 1, "keep", "carry")
+    (tmp_path / "carry" / "optimizer-r000001.safetensors").write_bytes(b"broken")
+    job = {"trainer": "rolling", "round": 2, "optimizer_state": "keep", "carry": "carry"}
     assert code_of(run_folder(fill(tmp_path / "2", Task.TRAIN, data, model=ONE, **job))) == "carry_unreadable"
 
 

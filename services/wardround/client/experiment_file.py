@@ -2,7 +2,6 @@
 
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from wardround.client.cli.errors import CommandError
 from wardround.runtime.store.transfer import file_digest
+from wardround.runtime.toml_file import DEEPEST, LARGEST, bounded_toml
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import is_id
 
 SCHEMA = 1
-LARGEST = 256 * 1024
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 DURATIONS = (("cohort", "enrol"), ("rounds", "deadline"), ("rounds", "grace"))
 SHARE = 'must be a number of sites, a percentage as "66%", or "all"'
@@ -72,7 +71,10 @@ def read_experiment(
     if id is not None:
         table["id"] = id
     if sites is not None:
-        table.setdefault("cohort", {})["sites"] = list(sites)
+        cohort = table.setdefault("cohort", {})
+        if not isinstance(cohort, dict):
+            raise CommandError(f"{_shown(path)}: cohort: must be a table")
+        cohort["sites"] = list(sites)
     model = table.get("model")
     initial = model.get("initial") if isinstance(model, dict) else None
     try:
@@ -104,18 +106,16 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or "it is closed"
         raise CommandError(f"{_shown(path)} cannot be read: {reason}") from None
-    if len(data) > LARGEST:
-        raise CommandError(f"{_shown(path)} is larger than {LARGEST} bytes: not an experiment file")
     try:
-        return tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
+        return bounded_toml(data)
+    except ValueError as error:
         raise CommandError(f"{_shown(path)} is not TOML: {error}") from None
 
 
 def _override(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
+    if not equals or len(parts) > DEEPEST or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
         raise CommandError(f"--set {override}: must be key=value, such as training.parameters.learning_rate=0.0003")
     for part in parts[:-1]:
         table = table.setdefault(part, {})
@@ -127,8 +127,8 @@ def _override(table: dict[str, Any], override: str) -> None:
 def toml_value(text: str) -> object:
     """The value as TOML writes it; what is no TOML is taken as text."""
     try:
-        return tomllib.loads(f"value = {text.strip()}")["value"]
-    except (ValueError, RecursionError):
+        return bounded_toml(f"value = {text.strip()}".encode())["value"]
+    except ValueError:
         return text.strip()
 
 
@@ -146,6 +146,8 @@ def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder) -> Manif
         model["initial"] = _initial(model["initial"], path, find_fork)
     try:
         return Manifest.model_validate(_frozen(table))
+    except RecursionError:
+        raise _FieldError("", "it is nested too deeply") from None
     except ValidationError as error:
         raise _told(error) from None
 

@@ -86,7 +86,8 @@ class Coordinator:
         """Find what another coordinator let in: now and then, and when something unknown is announced."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._unknown.wait(), self._interval)
+                async with asyncio.timeout(self._interval):
+                    await self._unknown.wait()
             self._unknown.clear()
             await patiently(self._take_up_all)
             await asyncio.sleep(LOOK_AROUND_AT_MOST_EVERY)

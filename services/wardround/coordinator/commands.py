@@ -47,11 +47,21 @@ def carry_out(state: State, command: ExperimentCommand, command_id: str, answers
         case ResumeExperiment():
             if state.paused is None:
                 return Refusal("not_paused", "the experiment is not paused")
-            return [Proposed(facts.ExperimentResumed(attempts=_next_attempts(state, answers)), command_id)]
+            return _resume(state, command_id, answers)
         case AbortExperiment():
             return [Proposed(facts.ExperimentAborted(reason=command.reason), command_id)]
         case ReadmitSite():
             return _readmit(state, command, command_id)
+
+
+def _resume(state: State, command_id: str, answers: Answers) -> list[Proposed]:
+    """Go on; an aggregation that gave no usable result is asked for anew under another closing entry."""
+    resumed = Proposed(facts.ExperimentResumed(attempts=_next_attempts(state, answers)), command_id)
+    step = state.step
+    if state.paused != "aggregation" or step is None or step.closing is None:
+        return [resumed]
+    reopened = facts.StepReopened(round=step.round, task=step.task, closing=step.closing.number, left_out=())
+    return [resumed, Proposed(reopened, command_id)]
 
 
 def _extend(state: State, command: ExtendExperiment, command_id: str) -> list[Proposed] | Refusal:

@@ -111,7 +111,8 @@ class Experiment:
             if self.state is not None and self.state.ended and not self._woken.is_set():
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._pause())
+                async with asyncio.timeout(self._pause()):
+                    await self._woken.wait()
 
     def _stop(self, error: JournalBrokenError) -> None:
         self.broken = error

@@ -35,7 +35,7 @@ class Observer:
         self._experiment = experiment
         self._bucket = bucket_of(experiment)
         self._answers: dict[AnswerKey, StoredAnswer] = {}
-        self._consents: dict[ConsentKey, Consent | None] = {}
+        self._consents: dict[ConsentKey, Consent] = {}
 
     async def look(self, state: State, *, consents: bool, everywhere: bool) -> Observed:
         """The objects that matter to `state`, consents if asked; `everywhere` also finds answers to steps long
@@ -60,17 +60,30 @@ class Observer:
             if consent is not None and _is_new(state, key)
         )
 
-    async def _consent(self, state: State, key: ConsentKey) -> Consent | None:
+    async def _consent(self, state: State, key: ConsentKey) -> Consent:
+        """What the site says; an object that cannot be read, or is of something else, counts as declined: it cannot
+        be written again, and nobody is kept waiting for it."""
         consent = self._parsed(Consent, await self._store.read(self._bucket, str(key), length=ANSWER_AT_MOST + 1), key)
-        if consent is None or (consent.experiment, consent.site, consent.number, consent.manifest_sha256) != (
+        if consent is not None and (consent.experiment, consent.site, consent.number, consent.manifest_sha256) == (
             self._experiment,
             key.site,
             key.number,
             state.manifest_sha256,
         ):
-            log.warning("consent_ignored", experiment=self._experiment, key=str(key))
-            return None
-        return consent
+            return consent
+        log.warning("consent_unreadable", experiment=self._experiment, key=str(key))
+        return Consent(
+            experiment=self._experiment,
+            site=key.site,
+            manifest_sha256=state.manifest_sha256,
+            number=key.number,
+            offer=state.offered,
+            verdict="declined",
+            rounds=state.rounds,
+            code="consent_unreadable",
+            reason="what the site stored is no consent",
+            at=state.offered_at,
+        )
 
     async def _current_answers(self, state: State, *, everywhere: bool) -> dict[AnswerKey, StoredAnswer]:
         step = state.step

@@ -43,6 +43,9 @@ def without_secrets(_: Any, __: str, event: Any) -> Any:
 
 
 def _safe(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], value[:LONGEST])
+    return printable(value[:LONGEST]) if isinstance(value, str) else value
+
+
+def printable(text: str) -> str:
+    """The text with whatever could steer a terminal written out."""
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -1,5 +1,6 @@
 """A person's TOML file as a strict model: whatever is wrong in it is told in one line with the file and the key."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,10 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
 SCHEMA = 1
+LARGEST = 256 * 1024
+DEEPEST = 32
+_PART = r"""(?:[^\s"'=#\[\]{},.]+|"[^"\n]*"|'[^'\n]*')"""
+_TOO_DEEP = re.compile(rf"(?:{_PART}[ \t]*\.[ \t]*){{{DEEPEST}}}")
 
 
 class SettingsError(ValueError):
@@ -18,6 +23,24 @@ class SettingsError(ValueError):
         self.file = file
         self.key = key
         self.problem = problem
+
+
+def bounded_toml(data: bytes) -> dict[str, Any]:
+    """The content of TOML that anybody may have written.
+
+    Raises:
+        ValueError: it is larger than 256 KiB, has keys of more than 32 parts (the parser takes memory by the square
+            of these), is nested too deeply, or is not TOML.
+    """
+    if len(data) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST} bytes")
+    text = data.decode("utf-8-sig")
+    if _TOO_DEEP.search(text):
+        raise ValueError(f"a key in it has more than {DEEPEST} parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 class Table(BaseModel):
@@ -52,7 +75,8 @@ def load_toml(file: Path, model: type[T]) -> T:
 def read_toml(file: Path) -> dict[str, Any]:
     """Raises `SettingsError` where there is no file, or no TOML in it."""
     try:
-        data = file.read_bytes()
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST + 1)
     except OSError as error:
         raise SettingsError(file, "", f"cannot be read: {error.strerror}") from error
     return parse_toml(file, data)
@@ -61,8 +85,8 @@ def read_toml(file: Path) -> dict[str, Any]:
 def parse_toml(file: Path, data: bytes) -> dict[str, Any]:
     """The content of the file; raises `SettingsError` where it is no TOML."""
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        return bounded_toml(data)
+    except ValueError as error:
         raise SettingsError(file, "", f"is not TOML: {error}") from None
 
 

@@ -14,6 +14,7 @@ from wardround.metrics.service import MetricsService
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.memory_broker import MemoryBroker
 from wardround.runtime.clock import Clock, wall_clock
+from wardround.runtime.journal import JournalBrokenError
 from wardround.runtime.store.announcements import BusAnnouncer
 from wardround.runtime.store.folder import FolderStore
 from wardround.runtime.store.memory import MemoryStore
@@ -163,6 +164,13 @@ class Federation:
             return cast("T", await waiting)
         finally:
             waiting.cancel()
+
+    def broken(self, experiment: str) -> JournalBrokenError | None:
+        """Why a coordinator stopped the experiment, if one did."""
+        for service in self.services.values():
+            if isinstance(service, Coordinator) and experiment in service.experiments:
+                return service.experiments[experiment].broken
+        return None
 
     async def _run(self, name: str, service: Service, bus: MemoryBus) -> None:
         try:

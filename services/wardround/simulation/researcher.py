@@ -1,6 +1,7 @@
 """What a researcher does: publish StartExperiment, follow the stream, and see how it ended."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ from typing import Literal
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.messaging import Messenger, open_delivery
 from wardround.runtime.bus.port import Delivery
+from wardround.runtime.journal import JournalBrokenError
 from wardround.simulation.federation import Federation
 from wardround.simulation.sites import RESEARCHER
 from wardround_messages import journal as facts
@@ -46,7 +48,7 @@ async def carry_through(federation: Federation, manifest: Manifest, *, brought: 
     bus = MemoryBus(federation.broker, RESEARCHER)
     try:
         watch = _Watch(Messenger(bus, service="client", origin=HUB, clock=federation.clock), manifest, going_on)
-        return await federation.until(watch.carry_through())
+        return await federation.until(watch.carry_through(lambda: federation.broken(manifest.id)))
     finally:
         await bus.close()
 
@@ -72,13 +74,17 @@ class _Watch:
         self._consents: dict[str, facts.SiteConsented] = {}
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
-    async def carry_through(self) -> Ending:
+    async def carry_through(self, broken: Callable[[], JournalBrokenError | None]) -> Ending:
         subscription = await self._messenger.bus.subscribe(
             METRICS_STREAM, self._on_delivery, dead_key=self._messenger.dead_key, prefetch=1, offset="next"
         )
         try:
             await self._messenger.send(StartExperiment(manifest=self._manifest))
-            return await self._ending
+            while not self._ending.done():
+                await asyncio.wait({self._ending}, timeout=1)
+                if (error := broken()) is not None:
+                    return Ending("failed", "journal_broken", str(error))
+            return self._ending.result()
         finally:
             await subscription.close()
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import fcntl
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,6 +49,26 @@ class Run:
     def metrics(self) -> Metrics:
         """Of the last model on the common test cases, where there are some; else on the sites' validation cases."""
         return {} if self.view is None else self.view.tested or self.view.evaluated
+
+
+class InUseError(Exception):
+    """Another process works in the folder."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Have the folder of a run to oneself. The lock lies beside it, so that the folder itself may be deleted.
+
+    Raises:
+        InUseError: another process has it; OSError: the folder's parent cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUseError(f"another command is running in {folder}") from None
+        yield
 
 
 def clear(folder: Path) -> None:

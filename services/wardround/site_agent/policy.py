@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from wardround.runtime.toml_file import SettingsError, Table, as_table, parse_toml
+from wardround.runtime.toml_file import LARGEST, SettingsError, Table, as_table, parse_toml
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import Slug, Task
 
@@ -238,7 +238,8 @@ class PolicyFile(Table):
 def load_policy(path: Path) -> Policy:
     """The policy in the file. It never raises: a missing, empty or broken file is a policy that denies everything."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
     except FileNotFoundError as error:
         return _missing("the clinic has no policy, so nothing is allowed", str(error))
     except OSError as error:

@@ -9,9 +9,10 @@ import typer
 from wardround import __version__
 from wardround.client.cli import simulate, site, trainer
 from wardround.client.cli.errors import CommandError, Exit
-from wardround.runtime.logging import configure_logging
+from wardround.runtime.logging import configure_logging, printable
 
 DEBUG = "WARDROUND_DEBUG"
+LONGEST = 1000
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer brings a click of its own, without a public name
 
 app = typer.Typer(
@@ -39,17 +40,13 @@ def main(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the services do, to stderr.")] = False,
 ) -> None:
-    configure_logging(level="info" if verbose else "error")
+    configure_logging(level="info" if verbose else "critical")
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-def run() -> None:
-    """The console script."""
-    sys.exit(_ended())
-
-
-def _ended() -> int:
+def ended() -> int:
+    """Run the command; the exit code, when the one line that a person may need is printed."""
     try:
         code = app(standalone_mode=False)
     except CommandError as error:
@@ -61,6 +58,8 @@ def _ended() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
         return Exit.INTERRUPTED
+    except OSError as error:
+        return _told(f"{error.filename or 'a file'}: {error.strerror or error}", Exit.BAD_INPUT)
     except Exception as error:  # the last line of defence: a person is owed a sentence, not a traceback
         if DEBUG in os.environ:
             raise
@@ -70,5 +69,6 @@ def _ended() -> int:
 
 def _told(message: str, code: int) -> int:
     if message:  # the help that stands in for missing arguments is printed already
-        print(f"wardround: {' '.join(message.split())}", file=sys.stderr)
+        text = printable(" ".join(message.split()))
+        print(f"wardround: {text[:LONGEST]}{'...' if len(text) > LONGEST else ''}", file=sys.stderr)
     return code

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,11 +23,12 @@ from wardround.metrics.lines import Line
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.store.transfer import file_digest
-from wardround.simulation.run import Embedding, Run, clear, run_federation, run_pooled
+from wardround.simulation.run import Embedding, InUseError, Run, claimed, clear, run_federation, run_pooled
 from wardround.simulation.sites import Clinic, SitesError, beside, load_clinics, make_clinics
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import GLOBAL_PREFIX, bucket_of
 
+T = TypeVar("T")
 View = Callable[[], ExperimentView | None]
 
 
@@ -68,24 +71,56 @@ def simulate(
         find_fork=lambda experiment, round_: file_digest(_model_of(out, experiment, round_)),
     )
     manifest, brought = read.manifest, read.brought
-    folder = out / manifest.id
-    if fresh or store is Store.MEMORY:
-        try:
-            clear(folder)
-        except FileExistsError as error:
-            raise CommandError(f"--out: {error}") from None
     initial = manifest.model.initial
     if initial.kind == "forked":
         brought = _model_of(out, initial.experiment, initial.round)
-    clinics = _clinics(folder, manifest, own, trainings)
-    embedding = Embedding(store.value, trainings.value)
-    shown = _Shown(as_json=as_json)
-    try:
-        outcome = asyncio.run(_run(manifest, clinics, folder, embedding, brought, pooled=pooled, shown=shown))
-    except KeyboardInterrupt:
-        raise CommandError("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED) from None
+    folder, shown = out.absolute() / manifest.id, _Shown(as_json=as_json)
+    with _claimed(folder):
+        if fresh or store is Store.MEMORY:
+            _clear(folder)
+        clinics = _clinics(folder, manifest, own, trainings)
+        embedding = Embedding(store.value, trainings.value)
+        run = _run(manifest, clinics, folder, embedding, brought, pooled=pooled, shown=shown)
+        outcome = asyncio.run(_until_interrupted(run))
     shown.end(manifest, folder, *outcome)
     raise typer.Exit(_exit_code(outcome[0]))
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """No two commands work in one folder."""
+    try:
+        with claimed(folder):
+            yield
+    except InUseError as error:
+        raise CommandError(f"--out: {error}", Exit.TRY_AGAIN) from None
+    except OSError as error:
+        raise CommandError(f"--out: {error.filename or folder}: {error.strerror}") from None
+
+
+def _clear(folder: Path) -> None:
+    try:
+        clear(folder)
+    except FileExistsError as error:
+        raise CommandError(f"--out: {error}") from None
+
+
+async def _until_interrupted(run: Coroutine[Any, Any, T]) -> T:
+    """Ctrl-C and SIGTERM end the run in good order; a second one ends it at once, which loses nothing either."""
+    task = asyncio.ensure_future(run)
+
+    def interrupt() -> None:
+        if task.cancelling():
+            os._exit(Exit.INTERRUPTED)
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise CommandError("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED) from None
 
 
 def _sites(wish: str | None) -> tuple[tuple[str, ...] | None, Path | None]:

@@ -97,7 +97,7 @@ class _Server:
             await self._hearing
 
     async def _hear(self) -> None:
-        """Hear how runs end until the server does. What is not understood ends it, as nobody knows what else it means."""
+        """Hear how runs end, until the server does; one that is not understood is ended, and all its runs are lost."""
         try:
             while line := await _stdout(self._process).readline():
                 report = json.loads(line)
@@ -112,6 +112,7 @@ class _Server:
 
     async def _end(self) -> None:
         """Let the server end its children and then itself, or end it."""
+        _stdin(self._process).close()
         try:
             async with asyncio.timeout(STOPS_WITHIN):
                 await self._process.communicate()  # a pipe that nobody reads can keep `wait` from returning
