@@ -21,6 +21,7 @@ from typing import Literal
 from wardround.runtime.journal import Journal
 from wardround.runtime.logging import configure_logging
 from wardround.simulation.federation import Federation
+from wardround.simulation.memory import reuse_large_buffers
 from wardround.simulation.researcher import carry_through
 from wardround.simulation.sites import make_clinics
 from wardround_messages.journal import StepOpened
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three sites only")
     quick = parser.parse_args().quick
     configure_logging(level="error")
+    reuse_large_buffers()  # as `wardround simulate` does
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print("sites    model rounds   store              ms a round   in all      CPU     peak")
     for case in CASES:

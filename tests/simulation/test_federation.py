@@ -281,7 +281,7 @@ async def test_a_coordinator_that_takes_over_knows_what_the_other_let_in(tmp_pat
 
 
 async def test_two_coordinators_that_both_decide_write_one_history(tmp_path: Path) -> None:
-    """With announcements lost both look by their timers, and a store of uneven speed lets now one, now the other win."""
+    """With announcements lost both look by their timers; a store of uneven speed lets now one, now the other win."""
     manifest = counting(count=5)
     _, undisturbed = await run(tmp_path / "plain", manifest)
     federation = Federation(

@@ -23,6 +23,7 @@ from wardround.metrics.lines import Line
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.store.transfer import file_digest
+from wardround.simulation.memory import reuse_large_buffers
 from wardround.simulation.run import Embedding, InUseError, Run, claimed, clear, run_federation, run_pooled
 from wardround.simulation.sites import Clinic, SitesError, beside, load_clinics, make_clinics
 from wardround_messages.manifest import Manifest
@@ -74,6 +75,7 @@ def simulate(
     initial = manifest.model.initial
     if initial.kind == "forked":
         brought = _model_of(out, initial.experiment, initial.round)
+    reuse_large_buffers()
     folder, shown = out.absolute() / manifest.id, _Shown(as_json=as_json)
     with _claimed(folder):
         if fresh or store is Store.MEMORY:
