@@ -168,17 +168,17 @@ async def prepare(folder: Path, members: int, size: int) -> None:
         training=Training(trainer="adding", dataset="counting"),
     )
     journal = Journal(store, EXPERIMENT, writer="benchmark", clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
-    await journal.append(
-        ExperimentAccepted(manifest=manifest, manifest_sha256=manifest.sha256, requested_by="researcher-a")
-    )
-    await journal.append(StepOpened(round=1, task=Task.TRAIN, asked=sites, quorum=members, built_on=base))
     counted = tuple(
         Member(site=site, attempt=1, answer_sha256="0" * 64, cases=10 + number, update=update)
         for number, (site, update) in enumerate(zip(sites, updates, strict=True))
     )
-    await journal.append(
-        StepClosed(round=1, task=Task.TRAIN, why="complete", quorum_met=True, members=counted, others=())
+    facts = (
+        ExperimentAccepted(manifest=manifest, manifest_sha256=manifest.sha256, requested_by="researcher-a"),
+        StepOpened(round=1, task=Task.TRAIN, asked=sites, quorum=members, built_on=base),
+        StepClosed(round=1, task=Task.TRAIN, why="complete", quorum_met=True, members=counted, others=()),
     )
+    for fact in facts:
+        await journal.append(journal.draft(fact))
 
 
 class Models:

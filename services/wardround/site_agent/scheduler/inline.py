@@ -77,9 +77,9 @@ class InlineScheduler:
     def _exit_status(self, folder: Path, cancelled: Event) -> int:
         try:
             self._run(folder, cancelled=cancelled)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a trainer may raise SystemExit too, and a cancelled task no Exception
+        except BaseException as error:  # a trainer may raise SystemExit too, and a cancelled task no Exception
+            if isinstance(error, KeyboardInterrupt) and not self._threads:
+                raise  # the person at the keyboard: it never comes to another thread
             if not cancelled.is_set():
                 log.exception("training_crashed", task=folder.name)
             return 1
