@@ -52,14 +52,17 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 
 requirements: $(VENV)/.dev ## Pin anew what is installed
-	cd requirements && for set in uv build torch; do ../$(UV) pip compile -q $$set.in -c dev.txt $(PIN) -o $$set.txt; done
+	$(UV) pip compile pyproject.toml --extra simulation --extra dev $(PIN) -o requirements/dev.txt
+	$(UV) pip compile pyproject.toml --extra simulation -c requirements/dev.txt $(PIN) -o requirements/run.txt
+	for set in uv build torch; do \
+	  $(UV) pip compile requirements/$$set.in -c requirements/dev.txt $(PIN) -o requirements/$$set.txt; done
 
 clean: ## Remove what this Makefile installed and what runs left
 	rm -rf $(VENV) .cache runs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # --- installation -----------------------------------------------------------------------------------------------------
 
-PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade
+PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade -q
 
 .cache/uv/bin/uv: requirements/uv.txt
 	@command -v python3 >/dev/null || { echo "python3 is missing: installing it with apt-get"; apt-get install -y python3 python3-venv; }
