@@ -282,7 +282,7 @@ async def test_a_coordinator_that_takes_over_knows_what_the_other_let_in(tmp_pat
 
 async def test_two_coordinators_that_both_decide_write_one_history(tmp_path: Path) -> None:
     """With announcements lost both look by their timers; a store of uneven speed lets now one, now the other win."""
-    manifest = counting(count=5)
+    manifest = counting(count=8)
     _, undisturbed = await run(tmp_path / "plain", manifest)
     federation = Federation(
         tmp_path / "two", clinics_for(tmp_path / "two", manifest), coordinators=2, aggregators=2, interval=0.02
@@ -295,11 +295,18 @@ async def test_two_coordinators_that_both_decide_write_one_history(tmp_path: Pat
         await create(bucket, key, data)
 
     federation.store.create = unevenly  # type: ignore[method-assign]
-    ending, state = await finish(federation, manifest)
-    assert ending == Ending("finished")
-    assert state.models == undisturbed.models
-    writers = {stored.entry.writer for stored in await journal_of(federation, manifest.id)}
-    assert len(writers) == 2
+    async with federation.running():
+        one = await researcher(federation)
+        ending = asyncio.create_task(carry_through(federation, manifest))
+        await one.until(facts.ExperimentAccepted)
+        await federation.kill("coordinator-2")
+        federation.start("coordinator-2")  # takes up at once what the other has let in
+        async with asyncio.timeout(30):
+            assert await ending == Ending("finished")
+        entries = await journal_of(federation, manifest.id)
+        await one.bus.close()
+    assert state_of(entries).models == undisturbed.models
+    assert len({stored.entry.writer for stored in entries}) == 2
 
 
 # --- faults of others ------------------------------------------------------------------------------------------------

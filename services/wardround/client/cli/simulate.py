@@ -84,7 +84,7 @@ def simulate(
         embedding = Embedding(store.value, trainings.value)
         run = _run(manifest, clinics, folder, embedding, brought, pooled=pooled, shown=shown)
         outcome = asyncio.run(_until_interrupted(run))
-    shown.end(manifest, folder, *outcome)
+    shown.end(manifest, out / manifest.id, *outcome)
     raise typer.Exit(_exit_code(outcome[0]))
 
 
@@ -268,10 +268,17 @@ class _Shown:
             self._console.print()
             self._console.print(final_table(run.view, beside))
         if run.ending.state == "finished":
-            self._console.print(f"Results: {folder}  (the model: {run.model_file})", markup=False)
+            model = _model_file(folder, run)
+            where = "" if model is None else f"  (the model: {model})"
+            self._console.print(f"Results: {folder}{where}", markup=False)
         else:
             why = ": ".join(part for part in (run.ending.code, run.ending.reason) if part)
             print(f"wardround: {manifest.id} is {run.ending.state}{f' ({why})' if why else ''}", file=sys.stderr)
+
+
+def _model_file(folder: Path, run: Run) -> Path | None:
+    """Where the last model lies, as the person spelt the folder."""
+    return None if run.model_file is None else folder / run.model_file.name
 
 
 def summary(manifest: Manifest, folder: Path, run: Run, pooled: dict[str, float] | None) -> dict[str, object]:
@@ -285,7 +292,9 @@ def summary(manifest: Manifest, folder: Path, run: Run, pooled: dict[str, float]
         "reason": run.ending.reason,
         "round": view.rounds_done if view is not None else 0,
         "rounds": view.rounds_planned if view is not None else manifest.rounds.count,
-        "model": None if model is None else {"round": model.round, "sha256": model.sha256, "file": str(run.model_file)},
+        "model": None
+        if model is None
+        else {"round": model.round, "sha256": model.sha256, "file": str(_model_file(folder, run))},
         "metrics": dict(run.metrics),
         "evaluated": dict(view.evaluated) if view is not None else {},
         "tested": dict(view.tested) if view is not None else {},
