@@ -1,5 +1,5 @@
 # Everything happens in .venv and .cache of this folder; nothing else on the machine is touched, except that a missing
-# python3 is asked of apt-get where there is one.
+# python3, and RabbitMQ for `make servers` and `make test`, are asked of apt-get where there is one.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,19 +12,22 @@ export UV_LINK_MODE ?= copy
 export UV_SYSTEM_CERTS ?= true
 export UV_NATIVE_TLS ?= true
 
-.PHONY: help setup demo check test lint types unit benchmarks contract requirements format clean
+.PHONY: help setup servers demo check test lint types unit benchmarks benchmarks-servers contract requirements format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.run ## Install what the command `wardround` needs
 
+servers: $(VENV)/.python ## Find RabbitMQ and MinIO, or set them up; says what it will do first
+	UV=$(UV) deploy/servers.sh
+
 demo: $(VENV)/.run ## Set up and run the first example: breast cancer, three clinics, against pooled data
 	$(BIN)/wardround simulate examples/breast-cancer.toml --fresh
 
 check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that need no server and no torch (two minutes)
 
-test: $(VENV)/.torch lint types ## Set up everything and run all tests
+test: $(VENV)/.torch servers lint types ## Set up everything, RabbitMQ and MinIO included, and run all tests
 	$(BIN)/coverage erase
 	CI=$${CI:-true} $(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -n 25
@@ -44,6 +47,9 @@ benchmarks: $(VENV)/.dev ## Measure what the documentation states
 	$(BIN)/python benchmarks/round_overhead.py
 	$(BIN)/python benchmarks/aggregate.py
 
+benchmarks-servers: $(VENV)/.dev servers ## The same over real servers
+	$(BIN)/python benchmarks/round_overhead.py --servers
+
 contract: $(VENV)/.dev ## Write the published schemas anew
 	$(BIN)/python -m wardround_messages.asyncapi --write messages
 
@@ -52,9 +58,9 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 
 requirements: $(VENV)/.dev ## Pin anew what is installed
-	$(UV) pip compile pyproject.toml --extra simulation --extra dev $(PIN) -o requirements/dev.txt
-	$(UV) pip compile pyproject.toml --extra simulation -c requirements/dev.txt $(PIN) -o requirements/run.txt
-	for set in uv build torch; do \
+	$(UV) pip compile pyproject.toml --extra stack --extra dev $(PIN) -o requirements/dev.txt
+	$(UV) pip compile pyproject.toml --extra stack -c requirements/dev.txt $(PIN) -o requirements/run.txt
+	for set in uv build torch go; do \
 	  $(UV) pip compile requirements/$$set.in -c requirements/dev.txt $(PIN) -o requirements/$$set.txt; done
 
 clean: ## Remove what this Makefile installed and what runs left

@@ -1,6 +1,6 @@
 """What a round costs beyond the training: whole federations in one process, with a trainer that only adds.
 
-    .venv/bin/python benchmarks/round_overhead.py [--quick]
+    .venv/bin/python benchmarks/round_overhead.py [--quick] [--servers]
 
 A round is counted from one `StepOpened` of a training to the next, by the journal's own times.
 """
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
+
+import real_servers
 
 from wardround.runtime.journal import Journal
 from wardround.runtime.logging import configure_logging
@@ -81,10 +83,15 @@ async def measure(case: Case, folder: Path) -> tuple[list[float], float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three sites only")
-    quick = parser.parse_args().quick
+    parser.add_argument("--servers", action="store_true", help="real RabbitMQ and MinIO, each service a process")
+    given = parser.parse_args()
+    quick = given.quick
     configure_logging(level="error")
-    reuse_large_buffers()  # as `wardround simulate` does
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    if given.servers:
+        real_servers.main(quick=quick)
+        return
+    reuse_large_buffers()  # as `wardround simulate` does
     print("sites    model rounds   store              ms a round   in all      CPU     peak")
     for case in CASES:
         if quick and case.sites > 3:

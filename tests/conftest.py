@@ -1,8 +1,10 @@
-"""Logs of the services under test: plain lines that pytest shows where a test fails."""
+"""Logs of the services under test: plain lines that pytest shows where a test fails. Real servers, where asked for."""
 
 import pytest
 
 from wardround.runtime.logging import configure_logging
+
+pytest_plugins = ["servers.rabbitmq", "servers.minio", "servers.stack"]
 
 
 @pytest.fixture(autouse=True)

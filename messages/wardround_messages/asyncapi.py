@@ -263,6 +263,8 @@ def _operations(spoken: Iterable[Channel]) -> Json:
 
 
 def _may_say(login: Login, channel: Channel) -> bool:
+    if login.impersonates:  # it repeats what others said, and says nothing of its own
+        return False
     if channel.name == DEAD_LETTER:
         return channel.exchange in login.writes
     pattern = login.writes.get(channel.exchange)

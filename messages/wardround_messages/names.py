@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 ID = r"[a-z0-9](?:-?[a-z0-9])*"
 # Words with a place of their own in keys, routing keys and logins.
-RESERVED = frozenset({"hub", "none", "models", "coordinator", "aggregator", "metrics", "store"})
+RESERVED = frozenset({"hub", "none", "models", "coordinator", "aggregator", "metrics", "store", "operator"})
 
 EXPERIMENT_MAX = 40
 SITE_MAX = 24

@@ -7,7 +7,10 @@ from wardround_messages import names
 from wardround_messages.names import SITE_MAX, is_id
 
 DELIVERY_LIMIT = 20
+# Whoever lists the dead letters gives them all back: as good as no limit, and a number that every broker takes.
+NO_DELIVERY_LIMIT = 2**31 - 1
 ANNOUNCED_ROUTING_KEY = "announced"
+OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,14 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """`writes` maps an exchange to the regular expression that a routing key must match; `reads` names queues."""
+    """`writes` maps an exchange to the regular expression that a routing key must match; `reads` names queues;
+    `declares` names exchanges; one that `impersonates` may publish under the name of another login."""
 
     name: str
     writes: dict[str, str]
     reads: tuple[str, ...] = ()
+    declares: tuple[str, ...] = ()
+    impersonates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,15 @@ def topology(sites: tuple[str, ...], researchers: tuple[str, ...]) -> Topology:
             raise ValueError(f"'{name}' cannot be a login: lower-case letters, digits and single dashes; not reserved")
     if len({*sites, *researchers}) != len(sites) + len(researchers):
         raise ValueError("every site and every researcher needs a login of its own")
+    exchanges = (names.COMMANDS, names.EVENTS, names.OBJECTSTORE, names.DEAD)
     return Topology(
-        exchanges=(names.COMMANDS, names.EVENTS, names.OBJECTSTORE, names.DEAD),
+        exchanges=exchanges,
         queues=(
             Queue(names.COORDINATOR_QUEUE, single_active=True),
             Queue(names.AGGREGATOR_QUEUE),
             *(Queue(names.site_queue(site), single_active=True) for site in sites),
             Queue(names.METRICS_STREAM, kind="stream"),
-            Queue(names.DEAD_QUEUE),
+            Queue(names.DEAD_QUEUE, delivery_limit=NO_DELIVERY_LIMIT),
         ),
         bindings=(
             Binding(names.COMMANDS, names.COORDINATOR_QUEUE, "cmd.coordinator.hub.#"),
@@ -85,7 +92,10 @@ def topology(sites: tuple[str, ...], researchers: tuple[str, ...]) -> Topology:
             ),
             Login("aggregator", {names.DEAD: r"^dead\.aggregator\.hub$"}, (names.AGGREGATOR_QUEUE,)),
             Login("metrics", {names.DEAD: r"^dead\.metrics\.hub$"}, (names.METRICS_STREAM,)),
-            Login("store", {names.OBJECTSTORE: f"^{ANNOUNCED_ROUTING_KEY}$"}),
+            # MinIO declares the exchange again before each announcement.
+            Login("store", {names.OBJECTSTORE: f"^{ANNOUNCED_ROUTING_KEY}$"}, declares=(names.OBJECTSTORE,)),
+            # A dead letter is sent again as it was: to its exchange, under its sender's name.
+            Login(OPERATOR, dict.fromkeys(exchanges, ".*"), (names.DEAD_QUEUE,), impersonates=True),
             *(_site(site) for site in sites),
             *(
                 Login(name, {names.COMMANDS: r"^cmd\.coordinator\.hub\."}, (names.METRICS_STREAM,))

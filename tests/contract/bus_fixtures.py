@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Protocol
 
+from servers.proxy import Proxy
+from servers.rabbitmq import Broker, RabbitServer
 from wardround.runtime.bus.dead_letters import DeadLetter
 from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
 from wardround.runtime.bus.port import Bus, Delivery
+from wardround.runtime.bus.rabbit import RabbitBus
 from wardround_messages.topology import Binding, Login, Queue, Topology
 
 LIMIT = 3
@@ -116,6 +119,55 @@ class MemoryWorld:
         await self._broker.close()
 
 
+class RabbitWorld:
+    """Each login comes through a proxy of its own, whose line is cut and mended."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._proxies: dict[str, Proxy] = {}
+        self._buses: list[RabbitBus] = []
+
+    async def connect(self, login: str) -> Bus:
+        await self._line(login).mend()
+        bus = await self._broker.connect(login, port=self._line(login).port)
+        self._buses.append(bus)
+        return bus
+
+    def _line(self, login: str) -> Proxy:
+        return self._proxies.setdefault(login, Proxy(self._broker.server.port))
+
+    async def disconnect(self, login: str) -> None:
+        await self._line(login).cut()
+        await self._until_connected(False, login)
+
+    async def reconnect(self, login: str) -> None:
+        await self._line(login).mend()
+        await self._until_connected(True, login)
+
+    async def stop(self) -> None:
+        await self._broker.server.stop()
+        await self._until_connected(False)
+
+    async def start(self) -> None:
+        await self._broker.server.start()
+        await self._until_connected(True)
+
+    async def depth(self, queue: str) -> int:
+        return self._broker.depth(queue)
+
+    async def settle(self) -> None:
+        await asyncio.sleep(0.2)
+
+    async def _until_connected(self, expected: bool, login: str | None = None) -> None:
+        buses = [bus for bus in self._buses if login in (None, bus.login)]
+        await wait_for(lambda: all(bus.connected is expected for bus in buses), 20)
+
+    async def close(self) -> None:
+        await self._broker.close()
+        for proxy in self._proxies.values():
+            await proxy.cut()
+
+
 @asynccontextmanager
 async def memory_world() -> AsyncIterator[BusWorld]:
     world = MemoryWorld()
@@ -123,4 +175,11 @@ async def memory_world() -> AsyncIterator[BusWorld]:
     await world.close()
 
 
-WORLDS: dict[str, Callable[[], AbstractAsyncContextManager[BusWorld]]] = {"memory": memory_world}
+@asynccontextmanager
+async def rabbit_world(server: RabbitServer) -> AsyncIterator[BusWorld]:
+    async with server.broker(TOPOLOGY, streams={"log": LIMIT}) as broker:
+        world = RabbitWorld(broker)
+        try:
+            yield world
+        finally:
+            await world.close()

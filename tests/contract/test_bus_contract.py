@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
-from bus_fixtures import LIMIT, WORLDS, BusWorld, Inbox, wait_for
+from bus_fixtures import LIMIT, BusWorld, Inbox, memory_world, rabbit_world, wait_for
 
 from wardround.runtime.bus.port import (
     Bus,
@@ -22,9 +23,14 @@ from wardround.runtime.bus.port import (
 DEAD_KEY = "dead.worker.hub"
 
 
-@pytest.fixture(params=WORLDS)
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[BusWorld]:
-    async with WORLDS[request.param]() as world:
+@pytest.fixture(params=["memory", pytest.param("rabbit", marks=pytest.mark.slow)])
+def opening(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[BusWorld]:
+    return memory_world() if request.param == "memory" else rabbit_world(request.getfixturevalue("rabbit_server"))
+
+
+@pytest.fixture
+async def world(opening: AbstractAsyncContextManager[BusWorld]) -> AsyncIterator[BusWorld]:
+    async with opening as world:
         yield world
 
 
@@ -457,13 +463,13 @@ async def test_closed_connection_neither_sends_nor_receives(world: BusWorld, wri
 
 
 async def test_closing_a_connection_leaves_no_task_behind(world: BusWorld, writer: Bus) -> None:
+    await say(writer, "cmd.work.a", "1", "2")
+    await tell(writer, "3")
     before = asyncio.all_tasks()
     bus = await world.connect("worker")
     holding = Holding()
     await bus.subscribe("work", holding, dead_key=DEAD_KEY)
-    await bus.subscribe("log", holding, dead_key=DEAD_KEY)
-    await say(writer, "cmd.work.a", "1", "2")
-    await tell(writer, "3")
+    await bus.subscribe("log", holding, dead_key=DEAD_KEY, offset="first")
     await wait_for(lambda: len(holding.bodies) == 3)
 
     await bus.close()
@@ -693,3 +699,48 @@ async def test_messages_and_subscriptions_outlive_a_restart_of_the_broker(
     await wait_for(lambda: calls == ["writer"])
     await read(worker, events, "first")
     await wait_for(lambda: events.bodies == [b"0"])
+
+
+# --- draining --------------------------------------------------------------------------------------------------------
+
+
+async def test_draining_receives_nothing_more_and_waits_for_what_is_in_hand(
+    world: BusWorld, writer: Bus, worker: Bus, spare: Bus
+) -> None:
+    inbox, after = Holding(), Inbox()
+    await worker.subscribe("work", inbox, dead_key=DEAD_KEY, prefetch=1)
+    await say(writer, "cmd.work.a", "1", "2")
+    await wait_for(lambda: inbox.bodies == [b"1"])
+
+    draining = asyncio.ensure_future(worker.drain(within=10))
+    await world.settle()
+    assert not draining.done()
+    inbox.let_go.set()
+    await draining
+
+    await world.settle()
+    assert (inbox.bodies, inbox.cancelled) == ([b"1"], [])
+    await worker.close()
+    await spare.subscribe("work", after, dead_key="dead.spare.hub")
+    await wait_for(lambda: after.bodies == [b"2"])
+
+
+async def test_draining_ends_in_its_time_and_what_was_not_handled_is_delivered_again(
+    world: BusWorld, writer: Bus, worker: Bus, spare: Bus
+) -> None:
+    inbox, after = Holding(), Inbox()
+    await worker.subscribe("work", inbox, dead_key=DEAD_KEY)
+    await say(writer, "cmd.work.a", "1")
+    await wait_for(lambda: inbox.bodies == [b"1"])
+
+    await worker.drain(within=0.1)
+    await worker.close()
+
+    await spare.subscribe("work", after, dead_key="dead.spare.hub")
+    await wait_for(lambda: after.bodies == [b"1"])
+
+
+async def test_draining_what_has_nothing_in_hand_returns_at_once(worker: Bus) -> None:
+    await worker.subscribe("work", Inbox(), dead_key=DEAD_KEY)
+    async with asyncio.timeout(5):
+        await worker.drain(within=60)

@@ -1,11 +1,14 @@
 """What every object store does, whatever it is made of. An adapter joins by a parameter of the fixture `store`."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 import pytest
 
+from servers.minio import MinioServer
 from wardround.runtime.store.folder import FolderStore
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.port import (
@@ -22,37 +25,54 @@ MIB = 2**20
 
 
 class Announced:
-    """What the store announced, in order of arrival; a real server takes its time, so one waits for a number."""
+    """What the store announced; a real server takes its time and keeps no order, so one waits for a number."""
 
     def __init__(self) -> None:
         self.objects: list[tuple[str, str, int]] = []
         self._arrived = asyncio.Condition()
+        self._loop = asyncio.get_running_loop()
 
     async def __call__(self, bucket: str, info: ObjectInfo) -> None:
         async with self._arrived:
             self.objects.append((bucket, info.key, info.size))
             self._arrived.notify_all()
 
+    def heard(self, body: bytes) -> None:
+        """A notification of a real server, in a thread of the receiver's."""
+        for said in json.loads(body)["Records"]:
+            written = said["s3"]["object"]
+            info = ObjectInfo(unquote_plus(written["key"]), written["size"], written["eTag"])
+            asyncio.run_coroutine_threadsafe(self(said["s3"]["bucket"]["name"], info), self._loop)
+
     async def keys(self, number: int) -> list[str]:
         async with asyncio.timeout(10), self._arrived:
             await self._arrived.wait_for(lambda: len(self.objects) >= number)
-        return [key for _, key, _ in self.objects]
+        return sorted(key for _, key, _ in self.objects)
 
 
 @pytest.fixture
-def announced() -> Announced:
+async def announced() -> Announced:
     return Announced()
 
 
-@pytest.fixture(params=["memory", "folder"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, announced: Announced) -> AsyncIterator[ObjectStore]:
+@pytest.fixture(params=["memory", "folder", pytest.param("s3", marks=pytest.mark.slow)])
+def kind(request: pytest.FixtureRequest) -> str | MinioServer:
+    server: MinioServer = request.getfixturevalue("minio_server") if request.param == "s3" else None
+    return server or request.param
+
+
+@pytest.fixture
+async def store(kind: str | MinioServer, tmp_path: Path, announced: Announced) -> AsyncIterator[ObjectStore]:
     """An empty store with one empty bucket, `BUCKET`."""
     made: ObjectStore
-    match request.param:
-        case "memory":
-            made = MemoryStore(announced)
+    match kind:
+        case MinioServer():
+            made = kind.store()
+            kind.receiver.take = announced.heard
         case "folder":
             made = FolderStore(tmp_path / "store", announcer=announced, durable=False)
+        case _:
+            made = MemoryStore(announced)
     await made.make_bucket(BUCKET)
     yield made
     await made.close()
@@ -347,7 +367,7 @@ async def test_what_is_written_below_a_prefix_is_announced(
     await store.put(BUCKET, "results/b.json", b"1234")
     await store.put(BUCKET, "results/c.json", source)
     await announced.keys(3)
-    assert announced.objects == [
+    assert sorted(announced.objects) == [
         (BUCKET, "answers/a.json", 3),
         (BUCKET, "results/b.json", 4),
         (BUCKET, "results/c.json", 8),

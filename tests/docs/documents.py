@@ -15,20 +15,26 @@ DOCUMENTS = sorted(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `info` is what follows its language: the file that the block is the content of."""
+    """A fenced block. `info` is what follows its language: the file that the block is the content of. `section` is the
+    heading of the second order that it stands under."""
 
     language: str
     info: str
     text: str
     line: int
+    section: str
 
 
 def blocks(document: Path) -> list[Block]:
     found = []
-    for token in _tokens(document):
-        if token.type == "fence":
+    section = ""
+    tokens = _tokens(document)
+    for index, token in enumerate(tokens):
+        if token.type == "heading_open" and token.tag == "h2":
+            section = tokens[index + 1].content
+        elif token.type == "fence":
             language, _, info = token.info.strip().partition(" ")
-            found.append(Block(language, info, token.content, token.map[0] + 1 if token.map else 0))
+            found.append(Block(language, info, token.content, token.map[0] + 1 if token.map else 0, section))
     return found
 
 

@@ -26,7 +26,18 @@ PLACES = (
     "compose/",
     "requirements/",
 )
-PACKAGES = ("coordinator", "site_agent", "aggregator", "metrics", "training", "runtime", "simulation", "client")
+PACKAGES = (
+    "coordinator",
+    "site_agent",
+    "aggregator",
+    "metrics",
+    "training",
+    "runtime",
+    "simulation",
+    "client",
+    "hub",
+    "stack",
+)
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.relative_to(ROOT).as_posix())
 

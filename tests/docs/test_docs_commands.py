@@ -3,7 +3,7 @@
 A fenced block of `sh` holds commands. One of `console` holds commands after `$`, each with what it prints below it,
 compared without numbers, digests and the amount of white space; `...` stands for whatever there is. A block with the
 name of a file behind its language is that file. Blocks of a page share one folder, and the guides go on from where the
-walk of the README ended.
+walks of the README ended, but for its last block: the stack that it takes down is theirs, too.
 """
 
 import os
@@ -12,20 +12,32 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from documents import ROOT, Block, blocks
 
-GUIDES = ("guide-researcher.md", "guide-clinic.md", "guide-trainer.md")
+from servers.stack import require_servers
+
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+# What needs a hub, by its section; of a page that is not named, nothing does, and of the operator's, everything.
+ON_REAL_SERVERS = {
+    "README.md": "The same on real servers",
+    "guide-researcher.md": "On a hub",
+    "guide-clinic.md": "For real",
+}
+ON_A_HUB = ("guide-researcher.md", "guide-clinic.md", "guide-operator.md")
+EMBEDDED = ("guide-researcher.md", "guide-clinic.md", "guide-trainer.md")
 WITH_TORCH = "guide-trainer-torch.md"
-WITHIN = 100  # seconds for a block
+WITHIN = 200  # seconds for a command or a block of them
 EXIT_CODE = "exit code "
-DIFFERS = re.compile("[0-9a-f]{8,}|[0-9]+")
+DIFFERS = re.compile(r"[0-9a-f]{8,}|[0-9]+(?:\.[0-9]+)?")
 SHELL = ("bash", "-eu", "-o", "pipefail")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -46,29 +58,65 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def walked(folder: Path) -> Path:
     """The folder after the README's five minutes."""
-    follow(ROOT / "README.md", folder)
+    follow(README, embedded(README), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def stacked(folder: Path) -> Iterator[Path]:
+    """The folder after the README's walk on real servers, while the stack still runs. It is taken down at the end as
+    the README does it, and whatever happens."""
+    require_servers()
+    *walk, last = on_a_hub(README)
+    assert "stack down" in last.text
+    try:
+        follow(README, walk, folder)
+        yield folder
+        follow(README, [last], folder)
+    finally:
+        in_shell("wardround stack down", folder)
 
 
 def test_the_walk_of_the_readme(walked: Path) -> None:
     assert (walked / "runs" / "breast-cancer" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("guide", GUIDES)
+def test_the_walk_of_the_readme_on_real_servers(walked: Path, stacked: Path) -> None:
+    of_the_simulation = walked / "runs" / "breast-cancer" / "model.safetensors"
+    assert (stacked / "model.safetensors").read_bytes() == of_the_simulation.read_bytes()
+
+
+@pytest.mark.parametrize("guide", ON_A_HUB)
+def test_the_commands_of_a_guide_on_a_hub(stacked: Path, guide: str) -> None:
+    assert follow(DOCS / guide, on_a_hub(DOCS / guide), stacked) > 0
+
+
+@pytest.mark.parametrize("guide", EMBEDDED)
 def test_the_commands_of_a_guide(walked: Path, guide: str) -> None:
-    assert follow(ROOT / "docs" / guide, walked) > 0
+    assert follow(DOCS / guide, embedded(DOCS / guide), walked) > 0
 
 
 def test_the_commands_of_the_guide_that_needs_torch(walked: Path) -> None:
     if find_spec("torch") is None and "CI" not in os.environ:
         pytest.skip("torch is not installed; `make test` installs it")
-    assert follow(ROOT / "docs" / WITH_TORCH, walked) > 0
+    assert follow(DOCS / WITH_TORCH, blocks(DOCS / WITH_TORCH), walked) > 0
 
 
-def follow(document: Path, folder: Path) -> int:
-    """Do what the page says; the number of commands."""
+def on_a_hub(document: Path) -> list[Block]:
+    section = ON_REAL_SERVERS.get(document.name)
+    found = [block for block in blocks(document) if section in (None, block.section)]
+    assert found, f"{document.name} has no section {section!r}"
+    return found
+
+
+def embedded(document: Path) -> list[Block]:
+    return [block for block in blocks(document) if block.section != ON_REAL_SERVERS.get(document.name)]
+
+
+def follow(document: Path, through: Sequence[Block], folder: Path) -> int:
+    """Do what the page says there; the number of commands."""
     count = 0
-    for block in blocks(document):
+    for block in through:
         where = f"{document.name}, line {block.line}"
         if block.info and block.language in ("toml", "python"):
             (folder / block.info).parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +133,15 @@ def follow(document: Path, folder: Path) -> int:
 
 def run(script: str, folder: Path, where: str) -> str:
     """What the commands print, errors included."""
+    ended = in_shell(script, folder)
+    assert ended.returncode == 0, f"{where}: exit code {ended.returncode}\n{script}\n{ended.stdout}"
+    return ended.stdout
+
+
+def in_shell(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """The commands, ended; a person's own hubs and stacks are left alone."""
     path = [folder / ".venv" / "bin", ROOT / ".cache" / "uv" / "bin", Path(sys.executable).parent]
-    ended = subprocess.run(
+    return subprocess.run(
         [*SHELL, "-c", script],
         cwd=folder,
         env=os.environ
@@ -94,6 +149,8 @@ def run(script: str, folder: Path, where: str) -> str:
             "PATH": os.pathsep.join([*map(str, path), os.environ["PATH"]]),
             "VIRTUAL_ENV": str(folder / ".venv"),
             "COLUMNS": "200",
+            "XDG_STATE_HOME": str(folder / "state"),
+            "WARDROUND_HUBS": str(folder / "hubs.toml"),
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -102,8 +159,6 @@ def run(script: str, folder: Path, where: str) -> str:
         timeout=WITHIN,
         check=False,
     )
-    assert ended.returncode == 0, f"{where}: exit code {ended.returncode}\n{script}\n{ended.stdout}"
-    return ended.stdout
 
 
 def transcript(block: Block) -> list[tuple[str, list[str]]]:

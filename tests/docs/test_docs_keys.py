@@ -1,17 +1,29 @@
-"""The guides' tables hold every key of an experiment file, of site.toml and of policy.toml, with its true default."""
+"""The guides' tables hold every key of every file that a person writes or is handed, with its true default."""
 
 import inspect
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from documents import ROOT, blocks
+from documents import ROOT, blocks, rows
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from wardround.aggregator.settings import AggregatorSettings
 from wardround.client.experiment_file import UNITS, load_experiment
+from wardround.client.hubs import Profile
+from wardround.coordinator.settings import CoordinatorSettings
+from wardround.metrics.settings import MetricsSettings
+from wardround.runtime.command import Exit
+from wardround.runtime.http_settings import HttpSettings
+from wardround.runtime.hub_settings import Hub
+from wardround.runtime.roster import Roster
+from wardround.runtime.secrets import Secret, StoreKey
+from wardround.runtime.service_settings import LogSettings, ServiceSettings
+from wardround.runtime.toml_file import Table as SettingsTable
 from wardround.site_agent import policy, settings
 from wardround.training.job import TrainingJob
 from wardround_messages import manifest
@@ -31,7 +43,9 @@ EXPERIMENT: dict[str, list[type[BaseModel]]] = {
 }
 CLINIC: dict[str, list[type[BaseModel]]] = {
     "## `site.toml`": [settings.SiteSettings],
-    "### `[hub]`": [settings.Hub],
+    "### `[hub]`": [Hub],
+    "### `[http]`": [HttpSettings],
+    "### `[log]`": [LogSettings],
     "### `[paths]`": [settings.Paths],
     "### `[scheduler]`": [settings.Airflow, settings.Local, settings.Inline],
     "### `[datasets.NAME]`": [settings.Dataset],
@@ -39,18 +53,54 @@ CLINIC: dict[str, list[type[BaseModel]]] = {
     "### `[leave]`": [policy.Leave],
     "### `[[allow]]`": [policy.Rule],
 }
-SECTIONS = [("guide-researcher.md", heading, models) for heading, models in EXPERIMENT.items()] + [
-    ("guide-clinic.md", heading, models) for heading, models in CLINIC.items()
+OPERATOR: dict[str, list[type[BaseModel]]] = {
+    "### `coordinator.toml`": [CoordinatorSettings],
+    "### `aggregator.toml`": [AggregatorSettings],
+    "### `metrics.toml`": [MetricsSettings],
+    "### `[hub]`": [Hub],
+    "### `[http]`": [HttpSettings],
+    "### `[log]`": [LogSettings],
+    "### `hub.toml`": [Roster],
+}
+SECTIONS = [
+    (page, heading, models)
+    for page, sections in {
+        "guide-researcher.md": EXPERIMENT | {"### `hubs.toml`": [Profile]},
+        "guide-clinic.md": CLINIC,
+        "guide-operator.md": OPERATOR,
+    }.items()
+    for heading, models in sections.items()
 ]
+# Tables of a file that are told with the one that holds them, or that no file has.
+TOLD_ELSEWHERE: set[type[BaseModel]] = {
+    ServiceSettings,
+    settings.AnyScheduler,
+    Secret,
+    StoreKey,
+    policy.AtMost,
+    policy.AtLeast,
+}
 # Keys that hold a table with a heading of its own.
 HEADED: dict[type[BaseModel], set[str]] = {
     manifest.Manifest: {"cohort", "rounds", "model", "strategy", "training", "evaluation"},
-    settings.SiteSettings: {"hub", "paths", "scheduler", "datasets"},
+    settings.SiteSettings: {"hub", "http", "log", "paths", "scheduler", "datasets"},
     policy.PolicyFile: {"leave", "allow"},
+    CoordinatorSettings: {"hub", "http", "log"},
+    AggregatorSettings: {"hub", "http", "log"},
+    MetricsSettings: {"hub", "http", "log"},
+}
+# Their `schema` is told once for all.
+OF_THE_HUB = (CoordinatorSettings, AggregatorSettings, MetricsSettings)
+PORTS: dict[str, type[BaseModel]] = {
+    "metrics": MetricsSettings,
+    "coordinator": CoordinatorSettings,
+    "aggregator": AggregatorSettings,
+    "agent": settings.SiteSettings,
 }
 # Spelt otherwise in the file than in the model, or filled in by the reader of the file.
 SPELT = {"v": "schema"}
 BY_READER = {"study", "purpose", "schema", "initial"}
+BY_SERVICE = {"port"}
 IN_WORDS = {"none": None, "no bound": None, "no salt": None, "the system's": None, "the agent's own": None, "empty": {}}
 BOUNDS_OF_ALL = {"at_most", "at_least", "leave"}  # tables whose keys are all optional
 
@@ -69,7 +119,9 @@ def keys(models: list[type[BaseModel]]) -> set[str]:
     """The keys that stand under the heading; `schema` is taken by the reader of the file."""
     names = {SPELT.get(name, name) for model in models for name in model.model_fields}
     headed = HEADED.get(models[0])
-    return names if headed is None else names - headed | {"schema"}
+    if headed is None:
+        return names
+    return names - headed if issubclass(models[0], OF_THE_HUB) else names - headed | {"schema"}
 
 
 @pytest.mark.parametrize(("page", "heading", "models"), SECTIONS, ids=[f"{page}: {it}" for page, it, _ in SECTIONS])
@@ -81,7 +133,7 @@ def test_every_key_has_a_row_and_every_row_is_a_key(page: str, heading: str, mod
 def test_defaults_are_those_of_the_code(page: str, heading: str, models: list[type[BaseModel]]) -> None:
     fields = {name: field for model in models for name, field in model.model_fields.items()}
     for key, cells in table(page, heading).items():
-        if key in BY_READER or key in BOUNDS_OF_ALL:
+        if key in BY_READER or key in BOUNDS_OF_ALL or key in BY_SERVICE:
             continue
         field = fields[key]
         default = field.get_default(call_default_factory=True)
@@ -90,6 +142,29 @@ def test_defaults_are_those_of_the_code(page: str, heading: str, models: list[ty
             assert said == "needed", key
         else:
             assert _meant(said, default) == default, key
+
+
+def test_every_table_that_a_file_may_have_is_in_a_guide() -> None:
+    told = {model for _, _, models in SECTIONS for model in models}
+    assert told | TOLD_ELSEWHERE >= set(_tables(SettingsTable))
+
+
+def _tables(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for each in model.__subclasses__():
+        yield each
+        yield from _tables(each)
+
+
+def test_ports_are_those_of_the_code() -> None:
+    ports = {name: model.model_fields["http"].default.port for name, model in PORTS.items()}
+    said = table("guide-operator.md", "### `[http]`")["port"][-1]
+    assert said == ", ".join(f"{port} {name}" for name, port in ports.items())
+    assert table("guide-clinic.md", "### `[http]`")["port"][-1] == str(ports["agent"])
+
+
+def test_exit_codes_of_a_service_are_those_of_the_code() -> None:
+    said = {int(row[0]) for row in rows(DOCS / "guide-operator.md") if row[0].isdigit()}
+    assert said - {2} == {int(code) for code in Exit}  # 2 is argparse's
 
 
 def _meant(said: str, default: object) -> object:
@@ -116,6 +191,9 @@ def _meant(said: str, default: object) -> object:
         ("guide-researcher.md", "## The experiment file", "mode", manifest.Manifest),
         ("guide-clinic.md", "### `[leave]`", "errors", policy.Leave),
         ("guide-clinic.md", "### `[[allow]]`", "approval", policy.Rule),
+        ("guide-clinic.md", "### `[log]`", "level", LogSettings),
+        ("guide-operator.md", "### `[log]`", "style", LogSettings),
+        ("guide-operator.md", "### `[log]`", "level", LogSettings),
     ],
 )
 def test_every_choice_is_named(page: str, heading: str, key: str, choices: type[BaseModel]) -> None:

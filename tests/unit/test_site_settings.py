@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from wardround.runtime.secrets import SecretUnreadableError
 from wardround.site_agent.settings import (
     Airflow,
     Inline,
     Local,
-    SecretUnreadableError,
     SettingsError,
     load_site,
 )

@@ -9,7 +9,7 @@ import pytest
 
 from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
 from wardround.runtime.bus.messaging import Messenger
-from wardround.runtime.bus.port import ForbiddenError, Packet
+from wardround.runtime.bus.port import Delivery, ForbiddenError, Packet
 from wardround_messages import names
 from wardround_messages.commands import (
     AbortExperiment,
@@ -22,7 +22,7 @@ from wardround_messages.events import CommandRefused, EntryRecorded, SiteSeen, T
 from wardround_messages.journal import ExperimentPaused
 from wardround_messages.messages import Message
 from wardround_messages.names import Task
-from wardround_messages.topology import ANNOUNCED_ROUTING_KEY, topology
+from wardround_messages.topology import ANNOUNCED_ROUTING_KEY, OPERATOR, topology
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SITES = ("clinic-1", "clinic-2")
@@ -48,6 +48,7 @@ SAID: list[tuple[Message, str, set[str]]] = [
     (ACCEPTED, "clinic-1", {"wr.metrics"}),
 ]
 LOGINS = [login.name for login in TOPOLOGY.logins]
+OTHERS = [login for login in LOGINS if login != OPERATOR]  # it may write everything: dead letters are sent again
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ async def test_message_reaches_the_queues_of_those_who_wait_for_it(
 
 @pytest.mark.parametrize(("message", "login"), [(message, login) for message, login, _ in SAID])
 async def test_nobody_else_may_say_it(broker: MemoryBroker, message: Message, login: str) -> None:
-    for other in LOGINS:
+    for other in OTHERS:
         if other != login:
             with pytest.raises(ForbiddenError):
                 await messenger(broker, other).send(message)
@@ -86,7 +87,7 @@ async def test_nobody_else_may_say_it(broker: MemoryBroker, message: Message, lo
 
 async def test_only_the_store_may_announce_objects_and_the_coordinator_hears_of_it(broker: MemoryBroker) -> None:
     announcement = Packet(names.OBJECTSTORE, ANNOUNCED_ROUTING_KEY, b"{}")
-    for login in LOGINS:
+    for login in OTHERS:
         if login != "store":
             with pytest.raises(ForbiddenError):
                 await MemoryBus(broker, login).publish(announcement)
@@ -102,6 +103,7 @@ def test_login_reads_its_own_queues_only() -> None:
         "aggregator": ("wr.aggregator",),
         "metrics": ("wr.metrics",),
         "store": (),
+        "operator": ("wr.dead",),
         "clinic-1": ("wr.site.clinic-1",),
         "clinic-2": ("wr.site.clinic-2",),
         "researcher-a": ("wr.metrics",),
@@ -118,12 +120,42 @@ def test_login_reads_its_own_queues_only() -> None:
     ],
 )
 async def test_consumer_parks_under_its_own_name_only(broker: MemoryBroker, login: str, key: str) -> None:
-    for other in LOGINS:
+    for other in OTHERS:
         if other != login:
             with pytest.raises(ForbiddenError):
                 await MemoryBus(broker, other).publish(Packet(names.DEAD, key, b""))
 
     await MemoryBus(broker, login).publish(Packet(names.DEAD, key, b""))
+
+    assert filled(broker) == {names.DEAD_QUEUE}
+
+
+async def test_operator_sends_a_dead_letter_again_under_the_name_of_its_sender(broker: MemoryBroker) -> None:
+    event = messenger(broker, "clinic-1").packet(ACCEPTED)
+
+    await MemoryBus(broker, OPERATOR).publish(event)
+
+    assert filled(broker) == {names.METRICS_STREAM}
+    for login in LOGINS:
+        if login not in (OPERATOR, event.user_id):
+            with pytest.raises(ForbiddenError):
+                await MemoryBus(broker, login).publish(event)
+
+
+async def test_dead_letters_outlive_any_number_of_listings(broker: MemoryBroker) -> None:
+    await MemoryBus(broker, "metrics").publish(Packet(names.DEAD, "dead.metrics.hub", b"{}"))
+    operator = MemoryBus(broker, OPERATOR)
+
+    for listing in range(500):
+        seen: asyncio.Queue[Delivery] = asyncio.Queue()
+
+        async def look(delivery: Delivery, seen: asyncio.Queue[Delivery] = seen) -> None:
+            seen.put_nowait(delivery)
+            await asyncio.Event().wait()
+
+        subscription = await operator.subscribe(names.DEAD_QUEUE, look, dead_key="dead.operator.hub")
+        assert (await seen.get()).earlier == listing
+        await subscription.close()
 
     assert filled(broker) == {names.DEAD_QUEUE}
 
@@ -154,6 +186,7 @@ def test_rights_of_a_site_end_at_its_name(site: str) -> None:
         (("hub",), ()),
         (("coordinator",), ()),
         ((), ("store",)),
+        ((), ("operator",)),
         (("Clinic",), ()),
         (("clinic.1",), ()),
         (("clinic-1\n",), ()),

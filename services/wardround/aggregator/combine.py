@@ -1,5 +1,6 @@
 """From the members of a closed step to one model, leaving out those that cannot be merged."""
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from wardround.aggregator.strategies import strategy_of
 from wardround.aggregator.verdicts import drift, fault_in, warning_in
 from wardround.runtime.bus.port import DeadLetterError
 from wardround_messages.parts import ObjectRef
+
+AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ async def combine(place: Place, step: ClosedStep, *, to: Path, slice_size: int) 
     bound = None if step.built_on is None else step.manifest.strategy.norm_at_most
     claims, left_out = _claims(step)
     base = await _open_base(place, step, claims)
-    sound, unfit = await _make_ready(place, claims, base)
+    sound, unfit = await _make_ready(place, claims, None if base is None else base.target)
     left_out |= unfit
     while len(sites := strategy.pick(sorted(sound))) >= max(step.quorum, 1):
         picked = [sound[site] for site in sites]
@@ -106,16 +109,23 @@ async def _open_base(place: Place, step: ClosedStep, claims: list[Claim]) -> _Ba
 
 
 async def _make_ready(
-    place: Place, claims: list[Claim], base: _Base | None
+    place: Place, claims: list[Claim], target: Layout | None
 ) -> tuple[dict[str, Ready], dict[str, Fault]]:
-    target = None if base is None else base.target
-    sound, left_out = {}, {}
-    for claim in claims:
-        try:
-            sound[claim.site] = await make_ready(place, claim, target)
-        except FaultyModelError as error:
-            left_out[claim.site] = error.fault
-    return sound, left_out
+    """The updates that can be merged, and what is wrong with the others, by site; a few are read at once."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def ready(claim: Claim) -> Ready | Fault:
+        async with room:
+            try:
+                return await make_ready(place, claim, target)
+            except FaultyModelError as error:
+                return error.fault
+
+    found = dict(zip((claim.site for claim in claims), await asyncio.gather(*map(ready, claims)), strict=True))
+    return (
+        {site: each for site, each in found.items() if isinstance(each, Ready)},
+        {site: each for site, each in found.items() if isinstance(each, Fault)},
+    )
 
 
 def _broken_base(error: FaultyModelError) -> DeadLetterError:

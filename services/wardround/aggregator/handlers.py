@@ -1,5 +1,6 @@
 """Carrying out `AggregateStep`."""
 
+import asyncio
 import tempfile
 from pathlib import Path
 
@@ -48,16 +49,29 @@ class Aggregation:
         Raises:
             DeadLetterError: the journal does not say what the command says, or the model built on is broken.
         """
-        if await self._has_result(command):
+        step = await self._unless_done(command)
+        if step is None:
             log.info("aggregated_before", experiment=command.experiment, closing=command.closing)
             return
-        step = await read_step(self._store, command)
         result = await patiently(lambda: self._merge(step))
         key = str(ResultKey(command.closing))
         bucket, data = bucket_of(command.experiment), canonical_json(result)
         ours = await patiently(lambda: create_or_compare(self._store, bucket, key, data))
         if not ours:
             log.warning("another_result_counts", experiment=command.experiment, key=key)
+
+    async def _unless_done(self, command: AggregateStep) -> ClosedStep | None:
+        """The step, read while it is looked whether there is a result; None where there is one."""
+        done, step = await asyncio.gather(
+            self._has_result(command), read_step(self._store, command), return_exceptions=True
+        )
+        if isinstance(done, BaseException):
+            raise done
+        if done:
+            return None
+        if isinstance(step, BaseException):
+            raise step
+        return step
 
     async def _has_result(self, command: AggregateStep) -> bool:
         try:

@@ -10,7 +10,7 @@ from wardround.aggregator.arithmetic import SliceMerge, Tally, Workbench
 from wardround.aggregator.faults import Fault, FaultyModelError
 from wardround.aggregator.hashing import Hashing
 from wardround.aggregator.layout import Layout
-from wardround.aggregator.read_ahead import ReadAhead
+from wardround.aggregator.read_ahead import AT_LEAST, ReadAhead, depth
 from wardround.aggregator.slices import slices
 from wardround.aggregator.sources import Source
 from wardround.aggregator.strategies import Strategy
@@ -72,7 +72,8 @@ async def merge(
     merged, digest = Tally(), hashlib.sha256(layout.header)
     with to.open("wb") as file, Hashing(in_place=size <= SMALL) as hashing:
         file.write(layout.header)
-        async with ReadAhead(partial(reading.source.read, piece) for piece in pieces for reading in read) as ahead:
+        reads = (partial(reading.source.read, piece) for piece in pieces for reading in read)
+        async with ReadAhead(reads, ahead=depth(size, AT_LEAST * slice_size)) as ahead:
             for piece in pieces:
                 in_place = piece.end - piece.begin <= SMALL
                 base_data = None

@@ -8,19 +8,26 @@ from typing import Self
 
 Read = Callable[[], Coroutine[None, None, bytes]]
 
-# What is worked on, what comes next, and one on its way.
-AHEAD = 2
+# What comes next, and one on its way: more gained nothing where reads are large.
+AT_LEAST = 2
+AT_MOST = 8
+
+
+def depth(read_size: int, memory: int) -> int:
+    """How many reads of so many bytes are begun ahead where they may take so much memory (bytes)."""
+    return max(AT_LEAST, min(AT_MOST, memory // max(read_size, 1)))
 
 
 class ReadAhead:
-    """The results of reads, in their order; no more than `AHEAD` are begun or held before they are asked for."""
+    """The results of reads, in their order; no more than `ahead` are begun or held before they are asked for."""
 
-    def __init__(self, reads: Iterable[Read]) -> None:
+    def __init__(self, reads: Iterable[Read], *, ahead: int = AT_LEAST) -> None:
         self._reads = iter(reads)
+        self._ahead = ahead
         self._begun: deque[asyncio.Task[bytes]] = deque()
 
     async def __aenter__(self) -> Self:
-        for _ in range(AHEAD):
+        for _ in range(self._ahead):
             self._begin_another()
         return self
 

@@ -1,5 +1,6 @@
 """Models as they are read: opened with distrust, then slice by slice with the digest checked on the way."""
 
+import asyncio
 import hashlib
 import os
 from dataclasses import dataclass
@@ -65,10 +66,12 @@ async def open_model(place: Place, ref: ObjectRef) -> Opened:
         FaultyModelError: `missing`, `size`, or a code of `read_header`.
     """
     try:
-        info = await patiently(lambda: place.store.head(place.bucket, ref.key))
+        info, head = await asyncio.gather(
+            patiently(lambda: place.store.head(place.bucket, ref.key)),
+            _read(place, ref.key, offset=0, length=min(FIRST_READ, ref.size)),
+        )
         if info.size != ref.size:
             raise FaultyModelError("size", f"the object has {info.size} bytes where {ref.size} were announced")
-        head = await _read(place, ref.key, offset=0, length=min(FIRST_READ, ref.size))
         end = header_end(head, ref.size)
         if end > len(head):
             head += await _read(place, ref.key, offset=len(head), length=end - len(head))

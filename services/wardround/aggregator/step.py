@@ -1,5 +1,6 @@
 """A closed step, read back from the journal: who is a member, what was built on, how many are the quorum."""
 
+import asyncio
 from dataclasses import dataclass
 
 from wardround.runtime.bus.port import DeadLetterError
@@ -43,12 +44,12 @@ async def read_step(store: ObjectStore, command: AggregateStep) -> ClosedStep:
         raise DeadLetterError("not_that_step", f"entry {command.closing} does not close {command.subject}")
     if command.task not in (Task.INITIALISE, Task.TRAIN):
         raise DeadLetterError("not_that_step", f"a step '{command.task}' leaves nothing to merge")
-    opened = await _opening(store, command, closing)
+    opened, manifest = await asyncio.gather(_opening(store, command, closing), _manifest(store, command))
     if (opened.built_on is None) != (command.task is Task.INITIALISE):
         raise DeadLetterError("not_that_step", f"a step '{command.task}' is not opened with that model to build on")
     return ClosedStep(
         command=command,
-        manifest=await _manifest(store, command),
+        manifest=manifest,
         quorum=opened.quorum,
         built_on=opened.built_on,
         members=tuple(sorted(closed.members, key=lambda member: member.site)),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from wardround.client.cli.errors import CommandError
 from wardround.runtime.store.transfer import file_digest
-from wardround.runtime.toml_file import DEEPEST, LARGEST, bounded_toml
+from wardround.runtime.toml_file import LARGEST, bounded_toml, override
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import is_id
 
@@ -66,8 +66,8 @@ def read_experiment(
 ) -> ExperimentFile:
     """The same with the model that is brought; a model's file is looked for beside the experiment's."""
     table = _read(path)
-    for override in overrides:
-        _override(table, override)
+    for setting in overrides:
+        _override(table, setting)
     if id is not None:
         table["id"] = id
     if sites is not None:
@@ -112,24 +112,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise CommandError(f"{_shown(path)} is not TOML: {error}") from None
 
 
-def _override(table: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) > DEEPEST or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
-        raise CommandError(f"--set {override}: must be key=value, such as training.parameters.learning_rate=0.0003")
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise CommandError(f"--set {override}: '{part}' is not a table")
-    table[parts[-1]] = toml_value(text)
-
-
-def toml_value(text: str) -> object:
-    """The value as TOML writes it; what is no TOML is taken as text."""
+def _override(table: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
     try:
-        return bounded_toml(f"value = {text.strip()}".encode())["value"]
-    except ValueError:
-        return text.strip()
+        if not equals:
+            raise ValueError("no equals sign")
+        override(table, key, text)
+    except ValueError as error:
+        why = f": {error}" if "is not a table" in str(error) else ""
+        raise CommandError(
+            f"--set {setting}: must be key=value, such as training.parameters.learning_rate=0.0003{why}"
+        ) from None
 
 
 def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder) -> Manifest:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 import structlog
@@ -49,10 +50,16 @@ RECONCILE_INTERVAL = 15.0  # seconds: how late an object is noticed at most when
 
 
 class Coordinator:
-    """Decides for every experiment of the hub. `sites` is the roster: which sites there are."""
+    """Decides for every experiment of the hub. `sites` tells the roster: which sites there are now."""
 
     def __init__(
-        self, bus: Bus, store: ObjectStore, *, clock: Clock, sites: frozenset[str], interval: float = RECONCILE_INTERVAL
+        self,
+        bus: Bus,
+        store: ObjectStore,
+        *,
+        clock: Clock,
+        sites: Callable[[], frozenset[str]],
+        interval: float = RECONCILE_INTERVAL,
     ) -> None:
         self.ready = asyncio.Event()
         self.experiments: dict[str, Experiment] = {}
@@ -185,7 +192,7 @@ class Coordinator:
                     command,
                     command_id=received.envelope.id,
                     requested_by=received.login,
-                    known_sites=self._sites,
+                    known_sites=self._sites(),
                     writer=self._writer,
                     clock=self._clock,
                 )

@@ -10,7 +10,7 @@ from wardround.coordinator.commands import ExperimentCommand, Refusal, carry_out
 from wardround.coordinator.decide import Observed, decide, next_moment
 from wardround.coordinator.due import due
 from wardround.coordinator.evolve import IllegalTransitionError, evolve
-from wardround.coordinator.observe import Observer
+from wardround.coordinator.observe import ALL, NOWHERE, OPEN_STEP, Observer, Scope
 from wardround.coordinator.outbox import Outbox
 from wardround.coordinator.proposed import Proposed
 from wardround.coordinator.pruning import delete_pruned
@@ -52,26 +52,24 @@ class Experiment:
         self._journal = Journal(self._store, self.name, writer=self._writer, clock=self._clock)
         self._observer = Observer(self._store, self.name)
         self._newest: Stored | None = None
-        self._everywhere = True
+        self._scope = ALL
         self._looked_everywhere = 0.0
-        self._consents = True
         self._looked_for_consents = 0.0
         self._rubbish = False
         self._deleted_to: int | None = None
 
     # --- waking up ---------------------------------------------------------------------------------------------------
 
-    def wake(self, *, everywhere: bool = False) -> None:
-        """Something may have changed. Many wake-ups before the next look are one; `everywhere` has it look at
-        steps long closed, too."""
-        self._everywhere = self._everywhere or everywhere
+    def wake(self, scope: Scope = OPEN_STEP) -> None:
+        """Something may have changed, and where. Many wake-ups before the next look are one."""
+        self._scope |= scope
         self._woken.set()
 
     def reconnected(self) -> None:
         """What was said before may have been lost with the connection: say it again."""
         self._outbox.forget()
         self.repeat_newest()
-        self.wake(everywhere=True)
+        self.wake(ALL)
 
     def repeat_newest(self) -> None:
         """Publish the newest entry once more."""
@@ -82,9 +80,19 @@ class Experiment:
     def announced(self, key: str) -> None:
         """The store says that an object was written: a hint where to look."""
         known = parse_key(key)
+        match known:
+            case ConsentKey():
+                self.wake(Scope(consents=True))
+            case AnswerKey() if self._is_of_open_step(known):
+                self.wake(Scope(announced=frozenset({known})))
+            case AnswerKey():
+                self.wake(ALL)
+            case _:
+                self.wake(NOWHERE)  # a result is looked for at every look
+
+    def _is_of_open_step(self, key: AnswerKey) -> bool:
         step = None if self.state is None else self.state.step
-        self._consents = self._consents or isinstance(known, ConsentKey)
-        self.wake(everywhere=isinstance(known, AnswerKey) and (step is None or known.round != step.round))
+        return step is not None and step.name == (key.round, key.task)
 
     def concerns(self, message: SiteSeen) -> bool:
         return self.state is None or message.site in self.state.sites
@@ -103,16 +111,18 @@ class Experiment:
                     await self._reconcile()
             except StoreUnavailableError as error:
                 log.warning("store_unavailable", experiment=self.name, error=str(error))
-                self.wake(everywhere=True)
+                self.wake(ALL)
                 await asyncio.sleep(OUTAGE_PAUSE * (0.5 + random.random()))  # noqa: S311 - jitter
             except JournalBrokenError as error:
                 self._stop(error)
                 return
             if self.state is not None and self.state.ended and not self._woken.is_set():
                 return
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(self._pause()):
                     await self._woken.wait()
+            except TimeoutError:
+                self._scope |= OPEN_STEP  # an announcement may have been lost
 
     def _stop(self, error: JournalBrokenError) -> None:
         self.broken = error
@@ -145,30 +155,41 @@ class Experiment:
         """Read on in the journal, then what sites and aggregator left; None where there is no journal."""
         if self.broken is not None:
             raise self.broken
-        await self._catch_up()
         if self.state is None:
-            return None
-        everywhere, self._everywhere = self._everywhere or self._is_time_for_all(), False
-        consents, self._consents = self._consents or everywhere or self._is_time_for_consents(), False
-        try:
-            observed = await self._observer.look(self.state, consents=consents, everywhere=everywhere)
-        except BaseException:
-            self._everywhere = self._everywhere or everywhere
-            self._consents = self._consents or consents
-            raise
-        if everywhere:
-            self._looked_everywhere = asyncio.get_running_loop().time()
-        if consents:
-            self._looked_for_consents = asyncio.get_running_loop().time()
+            await self._catch_up()
+            return None if self.state is None else await self._observe(self.state)
+        before = self.state
+        observed, caught_up = await asyncio.gather(self._observe(before), self._catch_up(), return_exceptions=True)
+        for outcome in (observed, caught_up):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        if self.state is not before:  # somebody else has appended: other objects may matter now
+            self._scope |= ALL
+            return await self._observe(self.state)
+        assert isinstance(observed, Observed)  # noqa: S101 - it is no exception
         return observed
 
-    def _is_time_for_all(self) -> bool:
-        """Late answers whose announcements were lost are looked for now and then: a listing of all rounds is dear."""
-        return asyncio.get_running_loop().time() >= self._looked_everywhere + EVERYWHERE_EVERY
+    async def _observe(self, state: State) -> Observed:
+        scope, self._scope = self._scope | self._what_it_is_time_for(), NOWHERE
+        try:
+            observed = await self._observer.look(state, scope)
+        except BaseException:
+            self._scope |= scope
+            raise
+        now = asyncio.get_running_loop().time()
+        if scope.everywhere:
+            self._looked_everywhere = now
+        if scope.consents:
+            self._looked_for_consents = now
+        return observed
 
-    def _is_time_for_consents(self) -> bool:
-        """Consents are few and seldom: they are looked for when announced, and as often as the timer wakes."""
-        return asyncio.get_running_loop().time() >= self._looked_for_consents + self._interval
+    def _what_it_is_time_for(self) -> Scope:
+        """Late answers whose announcements were lost are looked for now and then: a listing of all rounds is dear.
+        Consents are few and seldom: they are looked for as often as the timer wakes."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._looked_everywhere + EVERYWHERE_EVERY:
+            return ALL
+        return Scope(consents=now >= self._looked_for_consents + self._interval)
 
     async def _catch_up(self) -> None:
         starting = self.state is None

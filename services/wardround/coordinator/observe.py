@@ -1,5 +1,8 @@
 """What sites and the aggregator left in the store: list, read what is new, remember what cannot change."""
 
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -27,6 +30,30 @@ log = structlog.get_logger()
 M = TypeVar("M", bound=Model)
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where the next look goes: to the answers that were announced, to a listing of all `answers` of the open step,
+    to those of steps long closed as well (`everywhere`), to the `consents`."""
+
+    announced: frozenset[AnswerKey] = frozenset()
+    answers: bool = False
+    everywhere: bool = False
+    consents: bool = False
+
+    def __or__(self, other: "Scope") -> "Scope":
+        return Scope(
+            self.announced | other.announced,
+            self.answers or other.answers,
+            self.everywhere or other.everywhere,
+            self.consents or other.consents,
+        )
+
+
+NOWHERE = Scope()
+OPEN_STEP = Scope(answers=True)
+ALL = Scope(answers=True, everywhere=True, consents=True)
+
+
 class Observer:
     """Reads one experiment's bucket. Objects are create-only, so each is read once."""
 
@@ -37,17 +64,19 @@ class Observer:
         self._answers: dict[AnswerKey, StoredAnswer] = {}
         self._consents: dict[ConsentKey, Consent] = {}
 
-    async def look(self, state: State, *, consents: bool, everywhere: bool) -> Observed:
-        """The objects that matter to `state`, consents if asked; `everywhere` also finds answers to steps long
-        closed."""
-        return Observed(
-            consents=() if state.ended else await self._new_consents(state, look=consents),
-            answers=await self._current_answers(state, everywhere=everywhere),
-            result=await self._result(state),
+    async def look(self, state: State, scope: Scope) -> Observed:
+        """The objects that matter to `state`: those known already, and those that are found in the scope."""
+        new_consents, answers, result = await asyncio.gather(
+            self._new_consents(state, look=scope.consents),
+            self._current_answers(state, scope),
+            self._result(state),
         )
+        return Observed(consents=new_consents, answers=answers, result=result)
 
     async def _new_consents(self, state: State, *, look: bool) -> tuple[tuple[str, Consent], ...]:
         """Consents that no entry names yet; without `look`, of those known already."""
+        if state.ended:
+            return ()
         for info in await self._store.list(self._bucket, CONSENT_PREFIX) if look else ():
             key = parse_key(info.key)
             if not isinstance(key, ConsentKey) or key.manifest != state.manifest_sha256[:16]:
@@ -85,19 +114,24 @@ class Observer:
             at=state.offered_at,
         )
 
-    async def _current_answers(self, state: State, *, everywhere: bool) -> dict[AnswerKey, StoredAnswer]:
-        step = state.step
-        if everywhere:
-            prefix = ANSWERS_PREFIX
-        elif step is not None:
-            prefix = answers_prefix(step.round)
-        else:
-            return self._keep(state)
-        for info in await self._store.list(self._bucket, prefix):
-            key = parse_key(info.key)
-            if isinstance(key, AnswerKey) and key not in self._answers and _matters(state, key):
-                self._answers[key] = await self._answer(key)
+    async def _current_answers(self, state: State, scope: Scope) -> dict[AnswerKey, StoredAnswer]:
+        for key in await self._answers_in(state, scope):
+            if key not in self._answers and _matters(state, key):
+                try:
+                    self._answers[key] = await self._answer(key)
+                except NotFoundError:
+                    log.debug("answer_announced_and_absent", experiment=self._experiment, key=str(key))
         return self._keep(state)
+
+    async def _answers_in(self, state: State, scope: Scope) -> Iterable[AnswerKey]:
+        if scope.everywhere:
+            prefix = ANSWERS_PREFIX
+        elif scope.answers and state.step is not None:
+            prefix = answers_prefix(state.step.round)
+        else:
+            return sorted(scope.announced)
+        listed = (parse_key(info.key) for info in await self._store.list(self._bucket, prefix))
+        return [key for key in listed if isinstance(key, AnswerKey)]
 
     def _keep(self, state: State) -> dict[AnswerKey, StoredAnswer]:
         self._answers = {key: stored for key, stored in self._answers.items() if _matters(state, key)}

@@ -7,6 +7,7 @@ that the journal has to be read.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 
 from wardround.metrics import live
 from wardround.metrics.evolve import evolve
@@ -130,13 +131,21 @@ class ExperimentBoard:
         return view_of(self.history, self.figures, self.tasks, seen, self.log, self.broken)
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a site last said of itself, and when."""
+
+    said: SiteSeen
+    at: datetime
+
+
 class Board:
     """All experiments at hand. Of those that ended, the ones untouched for longest are let go: the store has it all."""
 
     def __init__(self, *, keep_ended: int = 100) -> None:
-        self._keep_ended = keep_ended
+        self._keep_ended = max(keep_ended, 1)  # one that is read again on demand must stay to be shown
         self._experiments: dict[str, ExperimentBoard] = {}
-        self._sites: dict[str, datetime] = {}
+        self._sites: dict[str, Sighting] = {}
 
     def __getitem__(self, experiment: str) -> ExperimentBoard:
         return self._experiments.get(experiment) or ExperimentBoard(experiment)
@@ -157,13 +166,25 @@ class Board:
         """The experiments that go on."""
         return tuple(name for name, board in self._experiments.items() if not board.ended)
 
+    @property
+    def experiments(self) -> Mapping[str, ExperimentBoard]:
+        """All that are at hand, by name."""
+        return MappingProxyType(self._experiments)
+
+    @property
+    def sites(self) -> Mapping[str, Sighting]:
+        """Every site that ever said what it has, by name: no more than the broker has logins for."""
+        return MappingProxyType(self._sites)
+
     def experiment(self, name: str) -> ExperimentView | None:
         """A snapshot of the experiment to show; None while nothing is known of it."""
-        return self[name].view(self._sites)
+        return self[name].view({site: sighting.at for site, sighting in self._sites.items()})
 
     def seen(self, message: SiteSeen, at: datetime) -> None:
         """A site said what it has in hand."""
-        self._sites.update(_later(self._sites, message.site, at))
+        known = self._sites.get(message.site)
+        if known is None or at >= known.at:
+            self._sites[message.site] = Sighting(message, at)
         for name in {task.experiment for task in message.tasks} & self._experiments.keys():
             self._experiments[name] = self._experiments[name].in_hand(message, at)
 

@@ -1,19 +1,22 @@
 """The metrics service: listens to the stream of all that happens and writes down each round's figures."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import TypeVar
+from functools import partial
 
 import structlog
 
 from wardround.metrics.board import Board
+from wardround.metrics.catalogue import Catalogue
 from wardround.metrics.evolve import IllegalEntryError
+from wardround.metrics.feed import CutOff, Feed, Said, replay, said_of
 from wardround.metrics.history import History
 from wardround.metrics.reading import Reader
 from wardround.metrics.rebuild import entry_of
+from wardround.metrics.summary import Summary, summary_of
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.bus.messaging import Messenger, Received
 from wardround.runtime.bus.port import Bus, Offset, Subscription
@@ -28,8 +31,7 @@ from wardround_messages.objects import Answer
 from wardround_messages.parts import ClaimCheck
 
 LOOK_EVERY = 15.0
-
-T = TypeVar("T")
+SETTLES_AFTER = 0.1  # seconds
 
 log = structlog.get_logger()
 
@@ -52,39 +54,76 @@ class MetricsService:
         look_every: float = LOOK_EVERY,
     ) -> None:
         self.board = Board(keep_ended=keep_ended)
+        self.feed = Feed()
+        self.store = store
+        self.clock = clock
         self.ready = asyncio.Event()
         self._messenger = Messenger(bus, service="metrics", origin=HUB, clock=clock)
-        self._store = store
         self._reader = Reader(store)
-        self._clock = clock
+        self._catalogue = Catalogue(store, clock=clock)
+        self._looked_at: set[str] = set()
         self._offset = offset
         self._look_every = look_every
         self._journals: dict[str, Journal] = {}
         self._turn = asyncio.Lock()
         self._look_now = asyncio.Event()
+        self._settling: set[str] = set()
+        self._tasks: asyncio.TaskGroup
 
     async def run(self) -> None:
-        """Listen until cancelled. Besides, every `look_every` seconds and after each reconnection, look into the
-        journals of the experiments that go on: an event may have been lost."""
+        """Listen until cancelled. Besides, at the start, every `look_every` seconds and after each reconnection, look
+        for experiments in the store, and into the journals of those that go on: an event may have been lost."""
         self._messenger.bus.on_connect(self._look_now.set)
-        subscription = await patiently(self._subscribe)
-        self.ready.set()
-        try:
-            while True:
-                await self._wait_for_a_look()
-                for experiment in self.board.running:
-                    async with self._turn:
-                        await self._follow(experiment)
-        finally:
-            self.ready.clear()
-            await subscription.close()
+        await patiently(self._catalogue.look)
+        async with asyncio.TaskGroup() as self._tasks:
+            subscription = await patiently(self._subscribe)
+            self.ready.set()
+            try:
+                while True:
+                    await self._look_around()
+                    await self._wait_for_a_look()
+                    await patiently(self._catalogue.look)
+            finally:
+                self.ready.clear()
+                await subscription.close()
 
     async def experiment(self, name: str) -> ExperimentView | None:
         """A snapshot, read from the journal where the experiment is no longer at hand; None if there is no such."""
-        async with self._turn:
-            if name not in self.board:
-                await self._follow(name)
-            return self.board.experiment(name)
+        if name not in self.board:
+            async with self._turn:
+                if name not in self.board:
+                    await self._follow(name)
+        return self.board.experiment(name)
+
+    @property
+    def names(self) -> list[str]:
+        """Every experiment there is, in order; one whose bucket was just made may not have begun."""
+        return sorted(self._catalogue.names | self.board.experiments.keys())
+
+    async def summary(self, name: str) -> Summary | None:
+        """An experiment in one line; None if there is no such.
+
+        Raises:
+            StoreUnavailableError: it is not at hand, and the store is away.
+        """
+        return summary_of(self.board[name]) if name in self.board else await self._catalogue.summary(name)
+
+    def events(self, offset: int | None = None) -> AsyncGenerator[Said | CutOff, None]:
+        """What is said on the stream from `offset` on, or from this call on: without an end, unless the listener is
+        too slow for what is kept in memory."""
+        number = self.feed.next if offset is None else self.feed.start(offset)
+        return self._replayed(offset or 0) if number is None else self.feed.listen(number)
+
+    async def _replayed(self, offset: int) -> AsyncGenerator[Said | CutOff, None]:
+        """From the stream itself as far as the feed does not reach back, then from the feed."""
+        number: int | None = None
+        stream = replay(self._messenger.bus, offset, self.feed, dead_key=self._messenger.dead_key)
+        async with aclosing(stream) as earlier:
+            async for said in earlier:
+                yield said
+                number = self.feed.number_of(said.offset + 1)
+        async for event in self.feed.listen(self.feed.next if number is None else number):
+            yield event
 
     async def _subscribe(self) -> Subscription:
         return await self._messenger.listen(METRICS_STREAM, self._hear, offset=self._offset)
@@ -97,11 +136,32 @@ class MetricsService:
             pass
         self._look_now.clear()
 
+    async def _look_around(self) -> None:
+        """Follow every experiment that goes on, and each of the store's that was not looked at before."""
+        for experiment in self.board.running:
+            async with self._turn:
+                await self._follow(experiment)
+        self._looked_at |= self.board.experiments.keys()
+        self._looked_at &= self._catalogue.names
+        for experiment in sorted(self._catalogue.names - self._looked_at):
+            async with self._turn:
+                if await patiently(partial(self._take_up, experiment)):
+                    self._looked_at.add(experiment)
+
+    async def _take_up(self, experiment: str) -> bool:
+        """Follow it, unless there is nothing left to do for it; false where its journal has not begun."""
+        if experiment in self.board or await self._catalogue.has_all_figures(experiment):
+            return True
+        await self._follow(experiment)
+        return await self.summary(experiment) is not None
+
     # --- events --------------------------------------------------------------------------------------------------
 
     async def _hear(self, received: Received) -> None:
         # A site's clock may be ahead; nothing is shown as seen in the future.
-        at = min(received.envelope.time, self._clock())
+        at = min(received.envelope.time, self.clock())
+        if (told := said_of(received)) is not None:
+            self.feed.add(told)  # before anything is waited for: in the order of the stream
         async with self._turn:  # first come, first served: deliveries are handled in their order
             match received.message:
                 case EntryRecorded() as event:
@@ -127,8 +187,23 @@ class MetricsService:
         async with self._stopping_where_broken(event.experiment):
             self.board[event.experiment] = self.board[event.experiment].heard(event)
         board = self.board[event.experiment]
-        if board.missing or board.unwritten:
-            await self._follow(event.experiment, event.number, event.claim, read=board.missing)
+        if event.claim is not None:
+            await self._follow(event.experiment, event.number, event.claim)
+        elif board.missing or board.unwritten:
+            self._follow_soon(event.experiment)
+
+    def _follow_soon(self, experiment: str) -> None:
+        """A moment later what came out of order is mostly there, and a round's figures are written once. Besides, the
+        moment belongs to those who decide."""
+        if experiment not in self._settling:
+            self._settling.add(experiment)
+            self._tasks.create_task(self._follow_settled(experiment))
+
+    async def _follow_settled(self, experiment: str) -> None:
+        await asyncio.sleep(SETTLES_AFTER)
+        self._settling.discard(experiment)
+        async with self._turn:
+            await self._follow(experiment, read=self.board[experiment].missing)
 
     async def _answer_to(self, said: OfTask) -> Answer | None:
         """The answer that a site says it stored, while its step is open; what is closed is in the figures."""
@@ -161,7 +236,7 @@ class MetricsService:
             return
         journal = self._journals.pop(experiment, None)
         if journal is None:
-            journal = Journal(self._store, experiment, writer="metrics", clock=self._clock)
+            journal = Journal(self.store, experiment, writer="metrics", clock=self.clock)
         async with self._stopping_where_broken(experiment):
             found = await journal.read_on()
             for stored in found:
@@ -172,13 +247,14 @@ class MetricsService:
             if board.history is None:
                 return  # no such experiment: nothing to remember
             self.board[experiment] = board
+            self._catalogue.note(experiment)
             if not board.ended:
                 self._journals[experiment] = journal
 
     async def _write_figures(self, experiment: str) -> None:
         for number in sorted(self.board[experiment].unwritten):
             figures = await self._reader.figures(self.board[experiment].history, number)
-            await self._store.put(bucket_of(experiment), str(FiguresKey(number)), canonical_json(figures))
+            await self.store.put(bucket_of(experiment), str(FiguresKey(number)), canonical_json(figures))
             self.board[experiment] = self.board[experiment].kept(figures)
 
     @asynccontextmanager

@@ -1,5 +1,6 @@
 """The journal of an experiment: write-once, hash-chained objects. The conditional create is the only lock there is."""
 
+import asyncio
 from dataclasses import dataclass
 
 from wardround.runtime.clock import Clock
@@ -10,6 +11,7 @@ from wardround_messages.journal import GENESIS, Fact, JournalEntry
 from wardround_messages.names import JOURNAL_PREFIX, JournalKey, bucket_of, parse_key
 
 ENTRY_AT_MOST = 16 * 2**20
+READ_AT_ONCE = 16  # a round trip for each of thousands of entries would take minutes on a slow line
 
 
 class JournalBrokenError(Exception):
@@ -53,17 +55,17 @@ class Journal:
         Raises:
             JournalBrokenError: an entry is missing, unreadable, or does not continue the chain.
         """
-        if self._next == 0:
-            await self._check_dense()
+        listed = await self._listed() if self._next == 0 else 0
         found: list[Stored] = []
         number, head = self._next, self._head
         while True:
             try:
-                data = await self._read(number)
+                together = await self._read_some(number, min(listed - number, READ_AT_ONCE))
             except NotFoundError:
                 break
-            found.append(self._checked(data, number, head))
-            number, head = number + 1, found[-1].entry.sha256
+            for data in together:
+                found.append(self._checked(data, number, head))
+                number, head = number + 1, found[-1].entry.sha256
         self._next, self._head = number, head  # only now: an outage on the way must not lose what was read
         return found
 
@@ -96,15 +98,27 @@ class Journal:
     async def _read(self, number: int) -> bytes:
         return await self._store.read(self._bucket, str(JournalKey(number)), length=ENTRY_AT_MOST + 1)
 
-    async def _check_dense(self) -> None:
+    async def _read_some(self, first: int, number: int) -> list[bytes]:
+        """So many entries at once, one where none is known to be there."""
+        if number <= 1:
+            return [await self._read(first)]
+        read = await asyncio.gather(*map(self._read, range(first, first + number)), return_exceptions=True)
+        for data in read:
+            if isinstance(data, BaseException):
+                raise data
+        return [data for data in read if isinstance(data, bytes)]
+
+    async def _listed(self) -> int:
+        """How many entries there are at least, all from the first one on."""
         try:
             listed = await self._store.list(self._bucket, JOURNAL_PREFIX)
         except NotFoundError:
-            return
+            return 0
         numbers = [key.number for info in listed if isinstance(key := parse_key(info.key), JournalKey)]
         for expected, number in enumerate(numbers):
             if number != expected:
                 raise JournalBrokenError(self._experiment, expected, "it is missing")
+        return len(numbers)
 
     def _checked(self, data: bytes, number: int, head: str) -> Stored:
         try:

@@ -10,6 +10,16 @@ import structlog
 SECRET = re.compile(r"password|passwd|secret|token|credential|private|api_?key|store_key|salt", re.IGNORECASE)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 LONGEST = 2000
+MASK = "***"
+CONCEALED_FROM = 6  # characters: masking shorter ones would eat ordinary words
+
+_concealed: set[str] = set()
+
+
+def conceal(value: str) -> None:
+    """From here on this secret is masked wherever it turns up in a log."""
+    if len(value) >= CONCEALED_FROM:
+        _concealed.add(value)
 
 
 def configure_logging(*, style: Literal["json", "console"] = "console", level: str = "info") -> None:
@@ -38,12 +48,22 @@ def configure_logging(*, style: Literal["json", "console"] = "console", level: s
 
 
 def without_secrets(_: Any, __: str, event: Any) -> Any:
-    """Values under a key that names a secret are masked; control characters are escaped, long text is cut."""
-    return {key: "***" if SECRET.search(key) else _safe(value) for key, value in event.items()}
+    """Values under a key that names a secret are masked, and so is every secret that was read, wherever it stands;
+    control characters are escaped, long text is cut."""
+    return {key: MASK if SECRET.search(key) else _safe(value) for key, value in event.items()}
 
 
 def _safe(value: Any) -> Any:
-    return printable(value[:LONGEST]) if isinstance(value, str) else value
+    match value:
+        case bool() | int() | float() | None:
+            return value
+        case str():
+            text = value
+        case _:
+            text = repr(value)
+    for secret in _concealed:
+        text = text.replace(secret, MASK)
+    return printable(text[:LONGEST])
 
 
 def printable(text: str) -> str:

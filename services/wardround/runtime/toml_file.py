@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -12,6 +12,7 @@ SCHEMA = 1
 LARGEST = 256 * 1024
 DEEPEST = 32
 _PART = r"""(?:[^\s"'=#\[\]{},.]+|"[^"\n]*"|'[^'\n]*')"""
+_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _TOO_DEEP = re.compile(rf"(?:{_PART}[ \t]*\.[ \t]*){{{DEEPEST}}}")
 
 
@@ -63,13 +64,55 @@ class Table(BaseModel):
 T = TypeVar("T", bound=Table)
 
 
-def load_toml(file: Path, model: type[T]) -> T:
+def load_toml(file: Path, model: type[T], *, overrides: Mapping[str, str] | None = None) -> T:
     """The file as `model`, its paths resolved against the file's folder (see `absolute`).
+
+    `overrides` are keys, dotted as in the file, whose values, as TOML writes them, take the place of the file's.
 
     Raises:
         SettingsError: missing or unreadable, not TOML, another `schema` than 1, or something that does not fit.
     """
-    return as_table(file, read_toml(file), model)
+    data = read_toml(file)
+    for key, text in (overrides or {}).items():
+        try:
+            override(data, key, text)
+        except ValueError as error:
+            raise SettingsError(file, key, str(error)) from None
+    return as_table(file, data, model)
+
+
+def environment_overrides(prefix: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """What the environment says in the file's place: with the prefix `WARDROUND_COORDINATOR__` the variable
+    `WARDROUND_COORDINATOR__HTTP__PORT` stands for the key `http.port`."""
+    return {
+        name.removeprefix(prefix).lower().replace("__", "."): value
+        for name, value in sorted(environ.items())
+        if name.startswith(prefix)
+    }
+
+
+def override(table: dict[str, Any], key: str, text: str) -> None:
+    """Set a key, dotted as in the file, to a value as TOML writes it; what is no TOML is taken as text.
+
+    Raises:
+        ValueError: no such key can be, or a part of it is no table.
+    """
+    parts = key.strip().split(".")
+    if len(parts) > DEEPEST or not all(_BARE.fullmatch(part) for part in parts):
+        raise ValueError(f"{key!r} cannot be a key")
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"'{part}' is not a table")
+    table[parts[-1]] = toml_value(text)
+
+
+def toml_value(text: str) -> object:
+    """The value as TOML writes it; what is no TOML is taken as text."""
+    try:
+        return bounded_toml(f"value = {text.strip()}".encode())["value"]
+    except ValueError:
+        return text.strip()
 
 
 def read_toml(file: Path) -> dict[str, Any]:

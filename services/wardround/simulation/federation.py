@@ -94,7 +94,7 @@ class Federation:
     # --- wiring ------------------------------------------------------------------------------------------------------
 
     def _coordinator(self, bus: MemoryBus) -> Service:
-        return Coordinator(bus, self.store, clock=self.clock, sites=self._roster, interval=self._interval)
+        return Coordinator(bus, self.store, clock=self.clock, sites=lambda: self._roster, interval=self._interval)
 
     def _aggregator(self, name: str, bus: MemoryBus) -> Service:
         return Aggregator(bus, self.store, clock=self.clock, workdir=self._folder / "work" / name)

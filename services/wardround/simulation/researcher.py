@@ -9,12 +9,16 @@ from typing import Literal
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.messaging import Messenger, open_delivery
 from wardround.runtime.bus.port import Delivery
-from wardround.runtime.journal import JournalBrokenError
+from wardround.runtime.journal import ENTRY_AT_MOST, JournalBrokenError
+from wardround.runtime.store.port import NotFoundError, ObjectStore
+from wardround.runtime.store.transfer import read_model
 from wardround.simulation.federation import Federation
 from wardround.simulation.sites import RESEARCHER
 from wardround_messages import journal as facts
+from wardround_messages.codec import MalformedError
 from wardround_messages.commands import ResumeExperiment, StartExperiment
 from wardround_messages.events import EntryRecorded, ExperimentRefused
+from wardround_messages.journal import JournalEntry
 from wardround_messages.manifest import Brought, Forked, Manifest
 from wardround_messages.messages import Message
 from wardround_messages.names import (
@@ -22,6 +26,7 @@ from wardround_messages.names import (
     METRICS_STREAM,
     MODELS_BUCKET,
     GlobalKey,
+    JournalKey,
     brought_model_key,
     bucket_of,
 )
@@ -45,12 +50,23 @@ async def carry_through(federation: Federation, manifest: Manifest, *, brought: 
     if brought is not None:
         await _bring(federation, manifest, brought)
     going_on = bucket_of(manifest.id) in await federation.store.buckets()
+    of_another = going_on and await _is_of_another(federation.store, manifest)
     bus = MemoryBus(federation.broker, RESEARCHER)
     try:
-        watch = _Watch(Messenger(bus, service="client", origin=HUB, clock=federation.clock), manifest, going_on)
+        messenger = Messenger(bus, service="client", origin=HUB, clock=federation.clock)
+        watch = _Watch(messenger, manifest, going_on, of_another)
         return await federation.until(watch.carry_through(lambda: federation.broken(manifest.id)))
     finally:
         await bus.close()
+
+
+async def _is_of_another(store: ObjectStore, manifest: Manifest) -> bool:
+    """Whether the journal of that id is another experiment's: what it says must not be taken for this one's end."""
+    try:
+        first = await read_model(store, bucket_of(manifest.id), str(JournalKey(0)), JournalEntry, at_most=ENTRY_AT_MOST)
+    except (NotFoundError, MalformedError):
+        return False
+    return isinstance(first.body, facts.ExperimentAccepted) and first.body.manifest_sha256 != manifest.sha256
 
 
 async def _bring(federation: Federation, manifest: Manifest, model: Path) -> None:
@@ -67,8 +83,9 @@ async def _bring(federation: Federation, manifest: Manifest, model: Path) -> Non
 
 
 class _Watch:
-    def __init__(self, messenger: Messenger, manifest: Manifest, going_on: bool) -> None:
+    def __init__(self, messenger: Messenger, manifest: Manifest, going_on: bool, of_another: bool) -> None:
         self._messenger = messenger
+        self._of_another = of_another
         self._manifest = manifest
         self._may_resume = going_on
         self._consents: dict[str, facts.SiteConsented] = {}
@@ -98,6 +115,8 @@ class _Watch:
         match message:
             case ExperimentRefused():
                 self._ending.set_result(Ending("refused", message.code, message.reason))
+            case EntryRecorded() if self._of_another:
+                return
             case EntryRecorded(body=facts.ExperimentPaused()) if self._may_resume:
                 self._may_resume = False
                 await self._messenger.send(ResumeExperiment(experiment=self._manifest.id))

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,16 @@ def load_clinics(folder: Path, wanted: tuple[str, ...]) -> list[Clinic]:
     return clinics
 
 
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the policy of a clinic made here allows."""
+
+    study: str
+    trainer: str
+    datasets: tuple[str, ...]
+    rule: str = "simulated"
+
+
 def make_clinics(folder: Path, manifest: Manifest, *, scheduler: str) -> list[Clinic]:
     """Clinics from the template, with the example data that is installed under the experiment's data set's name.
 
@@ -62,27 +72,43 @@ def make_clinics(folder: Path, manifest: Manifest, *, scheduler: str) -> list[Cl
         SitesError: nothing installed can make the data set.
     """
     training = manifest.training
-    writer = dataset_writer(training.dataset)
-    if writer is None:
-        raise SitesError(
-            f"training.dataset: no example data '{training.dataset}' is installed; "
-            "give your own sites with --sites DIR (DIR/<site>/site.toml and policy.toml)"
-        )
     sites = manifest.cohort.sites
     if not all((folder / site / SITE_FILE).is_file() for site in sites):
         shutil.rmtree(folder, ignore_errors=True)
-        data = writer(folder, sites, manifest.seed)
+        data = example_data(training.dataset, folder, sites, manifest.seed)
         for site in sites:
-            _write_clinic(folder / site, site, data.get(site, {}), manifest, scheduler=scheduler)
+            allowed = Allowed(manifest.study, training.trainer, tuple(sorted(data.get(site, {}))))
+            write_clinic(folder / site, site, data.get(site, {}), [allowed], seed=manifest.seed, scheduler=scheduler)
     return load_clinics(folder, sites)
 
 
-def _write_clinic(folder: Path, site: str, data: Mapping[str, Path], manifest: Manifest, *, scheduler: str) -> None:
+def example_data(dataset: str, folder: Path, sites: Sequence[str], seed: int) -> Mapping[str, Mapping[str, Path]]:
+    """Write the example data installed under that name into `folder/<site>/`: site -> {data set: its folder}.
+
+    Raises:
+        SitesError: no such data are installed, or they cannot be divided among so many sites.
+    """
+    writer = dataset_writer(dataset)
+    if writer is None:
+        raise SitesError(
+            f"training.dataset: no example data '{dataset}' is installed; "
+            "give your own sites with --sites DIR (DIR/<site>/site.toml and policy.toml)"
+        )
+    try:
+        return writer(folder, tuple(sites), seed)
+    except ValueError as error:
+        raise SitesError(f"--sites: {error}") from None
+
+
+def write_clinic(
+    folder: Path, site: str, data: Mapping[str, Path], allowed: Sequence[Allowed], *, seed: int, scheduler: str
+) -> None:
+    """Settings, policy and split salt of a clinic whose data lie in its folder."""
     (folder / "secrets").mkdir(parents=True, exist_ok=True)
     salt = folder / "secrets" / "split"
     salt.touch(mode=0o600)
-    salt.write_text(hashlib.sha256(f"{site}.{manifest.seed}".encode()).hexdigest())
-    (folder / POLICY_FILE).write_text(_policy(manifest, sorted(data)))
+    salt.write_text(hashlib.sha256(f"{site}.{seed}".encode()).hexdigest())
+    (folder / POLICY_FILE).write_text(_policy(allowed))
     (folder / SITE_FILE).write_text(_site(folder, site, data, scheduler=scheduler))
 
 
@@ -105,22 +131,25 @@ slots = 1
 {datasets}"""
 
 
-def _policy(manifest: Manifest, datasets: list[str]) -> str:
-    training = manifest.training
-    named = ", ".join(f'"{name}"' for name in datasets)
-    return f"""schema  = 1
+def _policy(allowed: Sequence[Allowed]) -> str:
+    return """schema  = 1
 default = "deny"
 
 [leave]
 update_at_most = "10 GB"
 metrics        = ["*"]
 errors         = "text"
+""" + "".join(map(_rule, allowed))
 
+
+def _rule(allowed: Allowed) -> str:
+    named = ", ".join(f'"{name}"' for name in allowed.datasets)
+    return f"""
 [[allow]]
-id           = "simulated"
-study        = "{manifest.study}"
+id           = "{allowed.rule}"
+study        = "{allowed.study}"
 requested_by = ["{RESEARCHER}"]
-trainers     = ["{training.trainer}"]
+trainers     = ["{allowed.trainer}"]
 datasets     = [{named}]
 approval     = "automatic"
 """
@@ -141,7 +170,8 @@ def pooled_clinic(folder: Path, clinics: list[Clinic], alone: Manifest, manifest
     if test is not None:
         holders[test.dataset] = [clinic for clinic in cohort if clinic.name == test.site]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / POLICY_FILE).write_text(_policy(alone, sorted(holders)))
+    allowed = Allowed(alone.study, alone.training.trainer, tuple(sorted(holders)))
+    (folder / POLICY_FILE).write_text(_policy([allowed]))
     datasets = {name: held for name, sites in holders.items() if (held := _together(name, sites)) is not None}
     settings = cohort[0].settings.model_copy(update={"site": alone.cohort.sites[0], "datasets": datasets})
     return beside(Clinic(settings, folder / POLICY_FILE), folder)

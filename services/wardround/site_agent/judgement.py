@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from wardround.runtime.secrets import SecretUnreadableError
 from wardround.site_agent.outbound import plain
 from wardround.site_agent.policy import Decision, Leave, Policy, Request, requests_of
-from wardround.site_agent.settings import SecretUnreadableError, SiteSettings
+from wardround.site_agent.settings import SiteSettings
 from wardround.site_agent.site import Site
 from wardround.site_agent.trainers import check_parameters
 from wardround_messages.commands import OfferExperiment, StartTask

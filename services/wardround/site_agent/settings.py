@@ -1,88 +1,20 @@
 """A clinic's settings: `site.toml`, which its IT department owns."""
 
-import stat
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from wardround.runtime.toml_file import SettingsError, Table, absolute, load_toml
+from wardround.runtime.http_settings import HttpSettings, usual_port
+from wardround.runtime.hub_settings import Hub, address
+from wardround.runtime.secrets import FilePath, Secret
+from wardround.runtime.service_settings import LogSettings
+from wardround.runtime.toml_file import SettingsError, Table, load_toml
 from wardround_messages.names import SiteId, Slug
 
-__all__ = ["SettingsError", "SiteSettings", "load_site"]
+POLICY_FILE = "policy.toml"
 
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
-
-FilePath = Annotated[Path, BeforeValidator(absolute)]
-
-
-class SecretUnreadableError(Exception):
-    """A secret's file is gone, empty or readable by others."""
-
-
-def _owners_only(path: Path) -> Path:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise ValueError(f"the secret {path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"the secret {path} is not a file")
-    if mode & OTHERS:
-        raise ValueError(f"the secret {path} can be read by others; run: chmod 600 {path}")
-    return path
-
-
-class Secret(Table):
-    """A secret is a file that only its owner reads. It is read when it is needed, and never shown."""
-
-    file: Annotated[FilePath, AfterValidator(_owners_only)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _never_in_the_settings(cls, data: object) -> object:
-        if not isinstance(data, dict):
-            raise ValueError('must be { file = "..." }: secrets are files')
-        return data
-
-    def read(self) -> str:
-        """The secret without the line end; raises `SecretUnreadableError`."""
-        try:
-            value = _owners_only(self.file).read_text().strip("\r\n")
-        except (OSError, ValueError) as error:
-            raise SecretUnreadableError(str(error)) from None
-        if not value:
-            raise SecretUnreadableError(f"the secret {self.file} is empty")
-        return value
-
-
-class StoreKey(Secret):
-    """The access key of the object store: its id, and the file of its secret half."""
-
-    id: Annotated[str, Field(min_length=1, max_length=128)]
-
-
-def _address(*schemes: str) -> AfterValidator:
-    def check(value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in schemes or not parts.hostname:
-            raise ValueError(f"must be an address that begins with {' or '.join(f'{each}://' for each in schemes)}")
-        if "@" in parts.netloc:
-            raise ValueError("must not hold a user name or a password; secrets are files")
-        return value
-
-    return AfterValidator(check)
-
-
-class Hub(Table):
-    """Where the hub is, and as whom the clinic speaks there."""
-
-    broker: Annotated[str, _address("amqps", "amqp")]
-    store: Annotated[str, _address("https", "http")]
-    ca: FilePath | None = None
-    username: SiteId
-    password: Secret
-    store_key: StoreKey
+__all__ = ["POLICY_FILE", "SettingsError", "SiteSettings", "load_site"]
 
 
 class Paths(Table):
@@ -103,7 +35,7 @@ class Airflow(AnyScheduler):
     """The clinic's own Airflow. `dags` names the DAG of a trainer; `default` is that of all others."""
 
     kind: Literal["airflow"]
-    url: Annotated[str, _address("https", "http")]
+    url: Annotated[str, address("https", "http")]
     username: Annotated[str, Field(min_length=1, max_length=128)]
     password: Secret
     dags: dict[Slug, Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,250}$")]] = {"default": "wardround_task"}
@@ -164,6 +96,8 @@ class SiteSettings(Table):
     hub: Hub | None = None
     paths: Paths
     scheduler: AnyKind = Local()
+    http: Annotated[HttpSettings, usual_port(8084)] = HttpSettings(port=8084)
+    log: LogSettings = LogSettings()
     datasets: dict[Slug, Dataset] = {}
 
     @model_validator(mode="after")

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from wardround import __version__
-from wardround.client.cli import simulate, site, trainer
+from wardround.client.cli import dead, hub, look, stack, start, steer, watch
 from wardround.client.cli.errors import CommandError, Exit
+from wardround.client.cli.optional import module_of
 from wardround.runtime.logging import configure_logging, printable
 
 DEBUG = "WARDROUND_DEBUG"
@@ -21,9 +22,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated learning for hospitals: the model travels, patient data never does.",
 )
-app.command("simulate")(simulate.simulate)
-app.add_typer(trainer.app, name="trainer")
-app.add_typer(site.app, name="site")
+if (simulating := module_of(app, "simulate", extra="simulation")) is not None:
+    app.command("simulate")(simulating.simulate)
+app.command("start")(start.start)
+app.command("watch")(watch.watch)
+app.command("status")(watch.status)
+app.command("list")(look.list_experiments)
+app.command("sites")(look.sites)
+app.command("events")(look.events)
+app.command("fetch")(look.fetch)
+for steering in (steer.pause, steer.resume, steer.abort, steer.extend, steer.readmit):
+    app.command(steering.__name__)(steering)
+app.add_typer(dead.app, name="dead")
+app.add_typer(hub.app, name="hub")
+app.add_typer(stack.app, name="stack")
+for command, extra in (("trainer", "training"), ("site", "site-agent")):
+    if (group := module_of(app, command, extra=extra)) is not None:
+        app.add_typer(group.app, name=command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,6 +73,10 @@ def ended() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
         return Exit.INTERRUPTED
+    except ModuleNotFoundError as error:
+        return _told(
+            f"{error.name} is not installed here: this command needs another extra of wardround", Exit.BAD_INPUT
+        )
     except OSError as error:
         return _told(f"{error.filename or 'a file'}: {error.strerror or error}", Exit.BAD_INPUT)
     except Exception as error:  # the last line of defence: a person is owed a sentence, not a traceback

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wardround.client.cli.errors import CommandError, Exit
-from wardround.client.experiment_file import toml_value
+from wardround.runtime.toml_file import toml_value
 from wardround.training.errors import TaskError
 from wardround.training.registry import InstalledTrainer, installed_trainer, trainer_names
 from wardround.training.rehearsal import Rehearsal, RehearsalError, rehearse

@@ -64,6 +64,11 @@ class MemoryBus:
     def on_connect(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
 
+    async def drain(self, *, within: float) -> None:
+        running = [task for subscription in self._subscriptions for task in subscription.drain()]
+        if running:
+            await asyncio.wait(running, timeout=within)
+
     async def close(self) -> None:
         if self._closed:
             return
@@ -117,13 +122,14 @@ class _MemorySubscription:
         self._prefetch = prefetch
         self._offset = offset
         self._source: Source | None = None
+        self._draining = False
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order of delivery
         # A handler runs in the subscriber's context, not in that of whoever published.
         self._context = copy_context()
 
     @property
     def has_room(self) -> bool:
-        return self._bus.connected and len(self._tasks) < self._prefetch
+        return self._bus.connected and not self._draining and len(self._tasks) < self._prefetch
 
     def resume(self) -> None:
         if self._source is None:
@@ -142,6 +148,11 @@ class _MemorySubscription:
         self._bus.drop(self)
         if running := self._other_tasks():
             await asyncio.wait(running)
+
+    def drain(self) -> list[asyncio.Task[None]]:
+        """Receive nothing more; the tasks that handle what was received."""
+        self._draining = True
+        return self._other_tasks()
 
     def _other_tasks(self) -> list[asyncio.Task[None]]:
         """All but the one that is asking: a handler may close its own subscription."""

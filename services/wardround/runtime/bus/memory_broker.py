@@ -49,6 +49,7 @@ class MemoryBroker:
             for login in topology.logins
         }
         self._reads = {login.name: frozenset(login.reads) for login in topology.logins}
+        self._impersonators = frozenset(login.name for login in topology.logins if login.impersonates)
         self._connections: list[Connection] = []
         self._running = True
         self._cut_off: set[str] = set()
@@ -79,7 +80,7 @@ class MemoryBroker:
 
     def check_write(self, login: str, packet: Packet) -> None:
         """Raises `ForbiddenError`."""
-        if packet.user_id not in (None, login):
+        if packet.user_id not in (None, login) and login not in self._impersonators:
             raise ForbiddenError(f"{login} may not publish as {packet.user_id!r}")
         pattern = self._writes[login].get(packet.exchange)
         if pattern is None or pattern.search(packet.routing_key) is None:

@@ -94,4 +94,7 @@ class Bus(Protocol):
     def on_connect(self, callback: Callable[[], None]) -> None:
         """Call back after every later reconnection: what was said before may have been lost."""
 
+    async def drain(self, *, within: float) -> None:
+        """Receive nothing more; return when what was received is handled, or after `within` seconds."""
+
     async def close(self) -> None: ...

@@ -26,6 +26,10 @@ class AccessDeniedError(StoreError):
     """The login has no right to do this."""
 
 
+class LoginRefusedError(AccessDeniedError):
+    """The store does not know the login, or was given another secret for it."""
+
+
 class InvalidKeyError(StoreError, ValueError):
     """The bucket or key is not one that Wardround writes."""
 

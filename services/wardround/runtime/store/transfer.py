@@ -1,5 +1,6 @@
 """Moving objects with their digest checked on the way, in memory that does not grow with the object."""
 
+import asyncio
 import hashlib
 import os
 from io import BufferedWriter
@@ -54,12 +55,22 @@ async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, file: Buf
         file.write(chunk)
 
     offset = 0
-    while offset < size:
-        chunk = await store.read(bucket, key, offset=offset, length=min(CHUNK, size - offset))
-        if not chunk:
-            raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
-        await run(len(chunk) <= SMALL, take, chunk)
-        offset += len(chunk)
+    taken: asyncio.Future[None] | None = None
+    try:
+        while offset < size:
+            chunk = await store.read(bucket, key, offset=offset, length=min(CHUNK, size - offset))
+            if not chunk:
+                raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
+            offset += len(chunk)
+            if taken is not None:
+                await asyncio.shield(taken)
+            # Beside the next read: the server, the digest and the disk take about as long each.
+            taken = asyncio.ensure_future(run(len(chunk) <= SMALL, take, chunk))
+        if taken is not None:
+            await asyncio.shield(taken)
+    finally:
+        if taken is not None:
+            await asyncio.wait([taken])  # the file is not to be closed under the thread that writes
     return hasher.hexdigest()
 
 

@@ -37,7 +37,8 @@ class LocalScheduler:
     def __init__(
         self, spool: Path, *, python: str | Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
-        self._command = (str(python or sys.executable), *SERVER, str(spool.absolute()))
+        self.python = str(python or sys.executable)
+        self._command = (self.python, *SERVER, str(spool.absolute()))
         self._environment = environment
         self._runs = Runs(spool)
         self._starting = asyncio.Lock()

@@ -1,0 +1,220 @@
+"""`wardround stack`: a whole federation on this machine, with the real servers."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wardround.client.cli.errors import CommandError, Exit
+from wardround.metrics.wording import size_text
+
+if TYPE_CHECKING:
+    from wardround.stack.folder import Plan, StackState
+
+app = typer.Typer(no_args_is_help=True, help="A whole federation on this machine: real servers and all services.")
+
+Name = Annotated[str, typer.Option(help="The stack's name, which is also that of the hub profile it writes.")]
+Folder = Annotated[
+    Path | None, typer.Option(help="Where its data lie. Without it: a folder of that name for this user.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MOST_SITES = 50  # each is a process of some 80 MB
+
+
+@app.command()
+def up(
+    sites: Annotated[
+        str, typer.Option(metavar="N|DIR", help="How many clinics to make, or a folder with DIR/<site>/site.toml.")
+    ] = "3",
+    name: Name = "stack",
+    folder: Folder = None,
+    seed: Annotated[int, typer.Option(min=0, help="Divides the example data; the examples themselves have 7.")] = 7,
+    coordinators: Annotated[int, typer.Option(min=1, max=9)] = 1,
+    aggregators: Annotated[int, typer.Option(min=1, max=9)] = 1,
+    fresh: Annotated[bool, typer.Option(help="Delete an earlier stack of this name first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start RabbitMQ, MinIO and all services on free ports of this machine; return when all is ready."""
+    from wardround.stack import control
+    from wardround.stack.folder import Plan
+
+    home = _folder(name, folder)
+    own, names = _sites(sites)
+    plan = Plan(name=name, sites=names, own_sites=own, seed=seed, coordinators=coordinators, aggregators=aggregators)
+    console = Console(stderr=True, highlight=False)
+    began = time.monotonic()
+
+    def say(program: str) -> None:
+        console.print(f"{time.monotonic() - began:5.1f} s  {program} is ready", markup=False)
+
+    with _stack_errors():
+        plan = asyncio.run(_up(home, plan, fresh=fresh, say=say))
+        state = control.status(home)[1]
+    profile = _write_profile(home, plan)
+    _print(home, plan, state, as_json=as_json)
+    if not as_json:
+        typer.echo(
+            f"\nThe hub profile '{plan.name}' is in {profile}. Next: wardround start examples/breast-cancer.toml"
+        )
+
+
+async def _up(folder: Path, plan: "Plan", *, fresh: bool, say: Callable[[str], None]) -> "Plan":
+    from wardround.stack import control
+    from wardround.stack.folder import read_plan
+
+    if fresh and read_plan(folder) is not None:
+        await control.down(folder, delete=True)
+    return await control.up(folder, plan, say=say)
+
+
+@app.command()
+def status(name: Name = "stack", folder: Folder = None, as_json: AsJson = False) -> None:
+    """Show what runs, since when, with how much memory, and under which address. Exits 1 where it does not run."""
+    from wardround.stack import control
+
+    home = _folder(name, folder)
+    with _stack_errors():
+        plan, state = control.status(home)
+    _print(home, plan, state, as_json=as_json)
+    if state.phase != "running":
+        raise typer.Exit(Exit.ENDED_BADLY)
+
+
+@app.command()
+def logs(
+    program: Annotated[str | None, typer.Argument(help="The program; without it their names.")] = None,
+    name: Name = "stack",
+    folder: Folder = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are added, until Ctrl-C.")] = False,
+) -> None:
+    """Print what a program wrote into its log."""
+    from wardround.stack.logs import followed, log_names, tail
+
+    home = _folder(name, folder)
+    known = log_names(home)
+    if program is None:
+        typer.echo("\n".join(known) or "no program has written a log yet")
+        return
+    if program not in known:
+        raise CommandError(f"PROGRAM: there is no log of '{program}'; there are: {', '.join(known) or 'none'}")
+    for line in tail(home, program, lines):
+        typer.echo(line)
+    if follow:
+        for line in followed(home, program):
+            typer.echo(line)
+
+
+@app.command()
+def down(
+    name: Name = "stack",
+    folder: Folder = None,
+    delete: Annotated[bool, typer.Option(help="Delete its data, too: models, journals, everything.")] = False,
+) -> None:
+    """Stop everything. Its data stay; `wardround stack up` goes on with them."""
+    from wardround.stack import control
+
+    home = _folder(name, folder)
+    with _stack_errors():
+        ran = asyncio.run(control.down(home, delete=delete))
+    typer.echo(f"{'stopped' if ran else 'it was not running'}{'; its data are deleted' if delete else ''}: {home}")
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _folder(name: str, folder: Path | None) -> Path:
+    from platformdirs import user_state_path
+
+    from wardround_messages.names import is_id
+
+    if not is_id(name, 40):
+        raise CommandError(f"--name {name}: must be lower-case letters and digits, with single dashes between them")
+    return folder.absolute() if folder is not None else user_state_path("wardround") / "stacks" / name
+
+
+def _sites(wish: str) -> tuple[Path | None, tuple[str, ...]]:
+    from wardround.simulation.sites import SitesError
+    from wardround.stack.sites import own_sites
+
+    if not (wish.isascii() and wish.isdigit()):
+        try:
+            return Path(wish).absolute(), own_sites(Path(wish).absolute())
+        except SitesError as error:
+            raise CommandError(str(error)) from None
+    if not 1 <= int(wish) <= MOST_SITES:
+        raise CommandError(f"--sites {wish}: must be 1 to {MOST_SITES} clinics, or a folder")
+    return None, tuple(f"clinic-{number}" for number in range(1, int(wish) + 1))
+
+
+@contextmanager
+def _stack_errors() -> Iterator[None]:
+    from wardround.hub.folder import HubError
+    from wardround.stack.folder import StackError
+
+    try:
+        yield
+    except (StackError, HubError) as error:
+        raise CommandError(str(error), Exit.ENDED_BADLY) from None
+
+
+def _write_profile(folder: Path, plan: "Plan") -> Path:
+    """Profiles for the researcher, and for the operator, who looks after dead letters."""
+    from wardround.client.hubs import write_profile
+    from wardround.hub.folder import HubFolder
+    from wardround.simulation.sites import RESEARCHER
+    from wardround_messages.topology import OPERATOR
+
+    hub = HubFolder.open(folder / "hub")
+
+    def profile(login: str) -> dict[str, object]:
+        return {
+            "broker": hub.roster.broker,
+            "store": hub.roster.store,
+            "metrics": hub.roster.metrics,
+            "username": login,
+            "password": {"file": str(hub.broker_secret(login))},
+            "store_key": {"id": login, "file": str(hub.store_secret(login))},
+        }
+
+    write_profile(f"{plan.name}-{OPERATOR}", profile(OPERATOR))
+    return write_profile(plan.name, profile(RESEARCHER), make_default=True)
+
+
+def _print(folder: Path, plan: "Plan", state: "StackState", *, as_json: bool) -> None:
+    from wardround.stack.control import memory_of
+    from wardround.stack.ports import LOOPBACK
+
+    addresses = {
+        "broker": f"amqp://{LOOPBACK}:{plan.ports.get('broker')}",
+        "store": f"http://{LOOPBACK}:{plan.ports.get('store')}",
+        "metrics": f"http://{LOOPBACK}:{plan.ports.get('metrics')}",
+    }
+    if as_json:
+        programs = [{**each.model_dump(mode="json"), "memory": memory_of(each.pid)} for each in state.programs]
+        known = {"name": plan.name, "folder": str(folder), "phase": state.phase, "error": state.error}
+        typer.echo(json.dumps({**known, "addresses": addresses, "programs": programs}))
+        return
+    typer.echo(f"stack '{plan.name}' is {state.phase}{f': {state.error}' if state.error else ''}; its data: {folder}")
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("program", "state", "pid", "restarts", "memory", "port"):
+        table.add_column(column, justify="right" if column in ("pid", "restarts", "memory", "port") else "left")
+    for each in state.programs:
+        memory = memory_of(each.pid)
+        port = plan.ports.get({"rabbitmq": "broker", "minio": "store"}.get(each.name, each.name))
+        cells = (each.pid, each.restarts or None, None if memory is None else size_text(memory), port)
+        table.add_row(each.name, each.state, *("–" if cell is None else str(cell) for cell in cells))  # noqa: RUF001
+    Console(highlight=False).print(table)
+    for what, address in addresses.items():
+        login = {
+            "broker": f"   researcher-a, password in {folder / 'hub/secrets/researcher-a.broker'}",
+            "store": f"   researcher-a, secret in {folder / 'hub/secrets/researcher-a.store'}",
+        }.get(what, "")
+        typer.echo(f"{what:<8} {address}{login}")

@@ -1,0 +1,51 @@
+"""`wardround start`: give a hub an experiment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wardround.client.cli import watch as watching
+from wardround.client.cli.errors import CommandError
+from wardround.client.cli.on_hub import AsJson, InsecureLab, OnHub, on_hub
+
+
+def start(
+    file: Annotated[Path, typer.Argument(help="The experiment file; - reads standard input.")],
+    id: Annotated[str | None, typer.Option(help="Another id, for a variant.")] = None,  # noqa: A002
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the file; may be repeated.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it has ended.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch it to its end.")] = False,
+    hub: OnHub = None,
+    as_json: AsJson = False,
+    insecure_lab: InsecureLab = False,
+) -> None:
+    """Start an experiment at a hub; returns when the hub has accepted it. The same file again changes nothing."""
+    from wardround.client.cli.output import show_json
+    from wardround.client.experiment_file import read_experiment
+
+    def find_fork(experiment: str, round_: int) -> tuple[int, str]:
+        try:
+            model = on_hub(lambda reached: reached.model(experiment, round_), hub=hub, insecure_lab=insecure_lab)
+        except CommandError as error:
+            raise CommandError(f"model.initial: {error}", error.code) from None
+        return model.size, model.sha256
+
+    read = read_experiment(file, id=id, overrides=overrides or (), find_fork=find_fork)
+    name = read.manifest.id
+    started = on_hub(
+        lambda reached: reached.start(read.manifest, brought=read.brought),
+        hub=hub,
+        insecure_lab=insecure_lab,
+        left=f"interrupted; whether the hub has it already: wardround status {name}",
+    )
+    follows = wait or watch
+    if as_json and not follows:
+        show_json({"experiment": name, "new": started.new})
+    elif not as_json:
+        accepted = f"{name} is accepted" if started.new else f"{name} is there already, with this content; nothing new"
+        print(accepted + ("" if follows else f". Watch it: wardround watch {name}"), flush=True)
+    if follows:
+        watching.follow(name, hub=hub, insecure_lab=insecure_lab, as_json=as_json, silently=not watch)

@@ -1,0 +1,1 @@
+"""What an operator sets a hub up with: logins, rights, and the folders that are handed over."""

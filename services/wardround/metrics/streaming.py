@@ -1,0 +1,87 @@
+"""Server-sent events: what is said on the stream, as CloudEvents in JSON, each with its offset as id."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TypeVar
+
+import anyio
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse
+from starlette.responses import Response
+
+from wardround.metrics.feed import CutOff, Said
+from wardround.runtime.http_guard import refusal
+
+STREAMS = 64
+PING_EVERY = 15
+TAKES_WITHIN = 30.0  # seconds for one event
+
+T = TypeVar("T")
+
+
+class Streams:
+    """The listeners there are, no more than `STREAMS`."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def stream(
+        self, events: AsyncGenerator[Said | CutOff, None], *, experiment: str | None, closing: asyncio.Event
+    ) -> Response:
+        """The events, or those of one experiment, until the listener goes, is too slow, or `closing` is set."""
+        if self.open >= STREAMS:
+            return refusal(503, "busy", f"{STREAMS} others listen already; try again later", {"Retry-After": "30"})
+        return EventSourceResponse(
+            self._counted(until(closing, events), experiment), ping=PING_EVERY, send_timeout=TAKES_WITHIN
+        )
+
+    async def _counted(
+        self, events: AsyncGenerator[Said | CutOff, None], experiment: str | None
+    ) -> AsyncGenerator[ServerSentEvent, None]:
+        self.open += 1
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    match event:
+                        case CutOff():
+                            yield cut_off(event)
+                        case Said() if experiment in (None, event.experiment):
+                            yield ServerSentEvent(event.text, id=str(event.offset))
+        finally:
+            self.open -= 1
+
+
+def cut_off(event: CutOff) -> ServerSentEvent:
+    detail = "too slow: what came meanwhile is no longer in memory; ask for /events?from="
+    text = json.dumps({"code": "too_slow", "detail": f"{detail}{event.offset}", "from": event.offset})
+    return ServerSentEvent(text, event="cut_off")
+
+
+async def until(closing: asyncio.Event, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The items, until `closing` is set."""
+
+    async def following() -> T:
+        return await anext(items)
+
+    stop = asyncio.create_task(closing.wait())
+    step: asyncio.Task[T] | None = None
+    try:
+        while True:
+            step = asyncio.create_task(following())
+            await asyncio.wait({step, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                return
+            try:
+                item = step.result()
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        with anyio.CancelScope(shield=True):  # the response's task group cancels every await anew
+            for task in (stop, step):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait({task})
+            await items.aclose()

@@ -1,0 +1,204 @@
+"""Brings a stack up, tells how it is, and takes it down, from outside its process."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from wardround.hub.folder import HubFolder
+from wardround.runtime.roster import Roster
+from wardround.simulation.sites import RESEARCHER, SitesError
+from wardround.stack.folder import (
+    LOCK_FILE,
+    LOGS,
+    PLAN_FILE,
+    STATE_FILE,
+    Plan,
+    StackError,
+    StackState,
+    is_supervised,
+    read_plan,
+    read_state,
+    write_plan,
+)
+from wardround.stack.ports import LOOPBACK
+from wardround.stack.services import STACK_VARIABLE, base_environment
+from wardround.stack.sites import make_sites
+from wardround.stack.stages import missing_servers
+
+LOOK_EVERY = 0.1
+UP_WITHIN = 300.0
+DOWN_WITHIN = 90.0
+
+Said = Callable[[str], None]
+
+
+async def up(folder: Path, plan: Plan, *, say: Said) -> Plan:
+    """Bring the stack up; returns when all of it is ready, with the ports that it uses.
+
+    `say` is told each program that has become ready.
+
+    Raises:
+        StackError: it runs already, a server is not installed, or a program did not start.
+    """
+    missing_servers()
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_supervised(folder):
+        raise StackError(f"a stack runs in {folder} already; `wardround stack status` shows it")
+    _check_folder(folder)
+    await sweep(folder)
+    earlier = read_plan(folder)
+    plan = plan.model_copy(update={"ports": {} if earlier is None else earlier.ports}).with_ports()
+    write_plan(folder, plan)
+    try:
+        if plan.own_sites is None:
+            make_sites(folder / "sites", plan.sites, plan.seed)
+    except SitesError as error:
+        raise StackError(str(error)) from None
+    _make_hub(folder, plan)
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    supervisor = _spawn(folder)
+    try:
+        await _until_running(folder, supervisor, say)
+    except BaseException:
+        supervisor.terminate()
+        await asyncio.to_thread(supervisor.wait)
+        raise
+    return plan
+
+
+async def down(folder: Path, *, delete: bool = False) -> bool:
+    """Stop the stack, and all that an earlier one left behind; False where none ran.
+
+    Raises:
+        StackError: it does not stop, or there is none in the folder.
+    """
+    if read_plan(folder) is None:
+        raise StackError(f"there is no stack in {folder}")
+    ran = is_supervised(folder)
+    state = read_state(folder)
+    if ran and state is not None:
+        with suppress(ProcessLookupError):
+            os.kill(state.supervisor, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(DOWN_WITHIN):
+                while is_supervised(folder):  # noqa: ASYNC110 - a lock raises no event
+                    await asyncio.sleep(LOOK_EVERY)
+        except TimeoutError:
+            raise StackError(f"the stack in {folder} did not stop; see {folder / LOGS / 'supervisor.log'}") from None
+    left = await sweep(folder)
+    if delete:
+        shutil.rmtree(folder)
+    return ran or left > 0
+
+
+async def sweep(folder: Path) -> int:
+    """End what runs with the mark of this stack though no supervisor does; how many there were."""
+    mark = str(folder)
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(STACK_VARIABLE) == mark:
+                left.append(process)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    await asyncio.to_thread(psutil.wait_procs, left, timeout=10)
+    return len(left)
+
+
+def status(folder: Path) -> tuple[Plan, StackState]:
+    """The plan and the state, as it is and not as a killed supervisor left it. Raises `StackError`."""
+    plan, state = read_plan(folder), read_state(folder)
+    if plan is None:
+        raise StackError(f"there is no stack in {folder}; `wardround stack up` makes one")
+    if state is None or not is_supervised(folder):
+        programs = () if state is None else tuple(p.model_copy(update={"state": "stopped"}) for p in state.programs)
+        state = StackState(supervisor=0, phase="stopped", error="" if state is None else state.error, programs=programs)
+    return plan, state
+
+
+def memory_of(pid: int | None) -> int | None:
+    """The resident memory (bytes) of a process and its descendants; None where it is gone."""
+    if pid is None:
+        return None
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return None
+    total = 0
+    for each in family:
+        with suppress(psutil.Error):
+            total += each.memory_info().rss
+    return total
+
+
+def _check_folder(folder: Path) -> None:
+    """Nobody's other files are mixed with a stack's."""
+    held = {entry.name for entry in folder.iterdir()} - {LOCK_FILE}
+    if held and PLAN_FILE not in held:
+        raise StackError(f"{folder} holds something else; name an empty or a new folder with --folder")
+
+
+def _make_hub(folder: Path, plan: Plan) -> None:
+    roster = Roster(
+        broker=f"amqp://{LOOPBACK}:{plan.ports['broker']}",
+        store=f"http://{LOOPBACK}:{plan.ports['store']}",
+        metrics=f"http://{LOOPBACK}:{plan.ports['metrics']}",
+        sites=plan.sites,
+        researchers=(RESEARCHER,),
+    )
+    HubFolder(folder / "hub", roster).write()
+
+
+def _spawn(folder: Path) -> "subprocess.Popen[bytes]":
+    log = folder / LOGS / "supervisor.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as opened:
+        return subprocess.Popen(  # noqa: S603 - our own module
+            (sys.executable, "-P", "-m", "wardround.stack", str(folder)),
+            env={**base_environment(folder), **_finding_servers()},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=opened,
+            stderr=opened,
+            start_new_session=True,
+        )
+
+
+def _finding_servers() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("WARDROUND_RABBITMQ", "WARDROUND_MINIO") if name in os.environ}
+
+
+async def _until_running(folder: Path, supervisor: "subprocess.Popen[bytes]", say: Said) -> None:
+    said: set[str] = set()
+    try:
+        async with asyncio.timeout(UP_WITHIN):
+            while True:
+                ended = supervisor.poll() is not None
+                state = read_state(folder)
+                for program in () if state is None else state.programs:
+                    if program.state == "running" and program.name not in said:
+                        said.add(program.name)
+                        say(program.name)
+                if state is not None and state.phase == "running":
+                    return
+                if ended:
+                    why = state.error if state is not None and state.error else _last_line(folder)
+                    raise StackError(f"the stack did not start: {why}")
+                await asyncio.sleep(LOOK_EVERY)
+    except TimeoutError:
+        raise StackError(f"the stack was not ready within {UP_WITHIN:.0f} s; see {folder / LOGS}") from None
+
+
+def _last_line(folder: Path) -> str:
+    lines = (folder / LOGS / "supervisor.log").read_text(errors="replace").strip().splitlines()
+    return lines[-1][:500] if lines else "its process ended without a word"

@@ -1,0 +1,103 @@
+"""A real stack for tests: RabbitMQ, MinIO and every service as a process, with two coordinators and two aggregators."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from wardround.client.hub import Hub
+from wardround.client.hubs import connections, read_profile
+from wardround.stack import control
+from wardround.stack.folder import Plan, StackError, read_state
+from wardround.stack.stages import missing_servers
+
+SITES = ("clinic-1", "clinic-2", "clinic-3")
+
+
+def require_servers() -> None:
+    """Skip the test where a server is missing, or fail it where CI must not leave it out."""
+    try:
+        missing_servers()
+    except StackError as error:
+        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
+
+
+class Stack:
+    """A stack in a folder, brought up by the command line as a person would."""
+
+    def __init__(self, folder: Path, name: str = "stack") -> None:
+        self.folder = folder / name
+        self.name = name
+        self.hubs = folder / "hubs.toml"
+
+    def cli(self, *arguments: str, code: int = 0, within: float = 120) -> str:
+        """What a command prints, both streams; it must end with that exit code."""
+        ended = subprocess.run(
+            [sys.executable, "-c", "from wardround.client.cli import run; run()", *arguments],
+            env=os.environ | {"WARDROUND_HUBS": str(self.hubs), "COLUMNS": "120"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=within,
+            check=False,
+        )
+        assert ended.returncode == code, f"exit code {ended.returncode}\n{ended.stdout}"
+        return ended.stdout
+
+    def up(self, *options: str) -> str:
+        return self.cli("stack", "up", "--name", self.name, "--folder", str(self.folder), *options, within=200)
+
+    def down(self) -> str:
+        return self.cli("stack", "down", "--name", self.name, "--folder", str(self.folder))
+
+    @property
+    def plan(self) -> Plan:
+        return control.status(self.folder)[0]
+
+    @asynccontextmanager
+    async def hub(self, profile: str | None = None) -> AsyncIterator[Hub]:
+        async with Hub(connections(read_profile(profile or self.name, file=self.hubs))) as hub:
+            yield hub
+
+    def pid(self, program: str) -> int:
+        state = read_state(self.folder)
+        assert state is not None
+        (pid,) = [each.pid for each in state.programs if each.name == program]
+        assert pid is not None
+        return pid
+
+    def kill(self, program: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """A signal to the program and all its descendants."""
+        os.killpg(self.pid(program), number)
+
+    def restarts(self, program: str) -> int:
+        state = read_state(self.folder)
+        assert state is not None
+        return next(each.restarts for each in state.programs if each.name == program)
+
+    async def until_running(self, program: str, *, restarts: int, within: float = 60) -> None:
+        """Wait until the program was started again so many times in all, and is ready."""
+        async with asyncio.timeout(within):
+            while True:
+                state = read_state(self.folder)
+                assert state is not None
+                known = next(each for each in state.programs if each.name == program)
+                if known.restarts >= restarts and known.state == "running":
+                    return
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    require_servers()
+    running = Stack(tmp_path_factory.mktemp("stack"))
+    running.up("--sites", "3", "--coordinators", "2", "--aggregators", "2")
+    yield running
+    running.down()
