@@ -96,3 +96,23 @@ async def test_an_answer_that_is_no_answer_costs_the_site_an_attempt_and_nobody_
         state = state_of(await journal_of(federation, manifest.id))
     assert state.models == undisturbed.models
     assert {("clinic-2", 1), ("clinic-2", 2)} <= state.accounted[(1, Task.TRAIN)]
+
+
+async def test_one_lost_among_many_is_noticed_within_an_interval(tmp_path: Path) -> None:
+    """Other announcements, however many, do not put off the look that finds it."""
+    manifest = counting(count=1)
+    federation = Federation(tmp_path, clinics_for(tmp_path, manifest), interval=1.0)
+    route, lost = federation.broker.route, str(AnswerKey(1, Task.TRAIN, "clinic-2", 1))
+
+    def losing(packet: Packet) -> None:
+        if packet.exchange != OBJECTSTORE or lost.encode() not in packet.body.replace(b"%2F", b"/"):
+            route(packet)
+
+    federation.broker.route = losing  # type: ignore[method-assign]
+    other = announcement(BUCKET, str(AnswerKey(1, Task.TRAIN, "clinic-1", 1)))
+    async with federation.running(), asyncio.timeout(10):
+        ending = asyncio.create_task(carry_through(federation, manifest))
+        while not ending.done():
+            forge(federation, other)
+            await asyncio.sleep(0.05)
+        assert ending.result() == Ending("finished")

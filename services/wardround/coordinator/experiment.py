@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from datetime import datetime
 
 import structlog
 
@@ -54,7 +55,9 @@ class Experiment:
         self._newest: Stored | None = None
         self._scope = ALL
         self._looked_everywhere = 0.0
+        self._looked_for_answers = 0.0
         self._looked_for_consents = 0.0
+        self._moment: datetime | None = None
         self._rubbish = False
         self._deleted_to: int | None = None
 
@@ -118,11 +121,9 @@ class Experiment:
                 return
             if self.state is not None and self.state.ended and not self._woken.is_set():
                 return
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._woken.wait()
-            except TimeoutError:
-                self._scope |= OPEN_STEP  # an announcement may have been lost
 
     def _stop(self, error: JournalBrokenError) -> None:
         self.broken = error
@@ -131,10 +132,10 @@ class Experiment:
     def _pause(self) -> float:
         """Seconds until the next look, when nothing wakes it before."""
         now = self._clock()
-        moment = None if self.state is None else next_moment(self.state, now)
-        if moment is None:
+        self._moment = None if self.state is None else next_moment(self.state, now)
+        if self._moment is None:
             return self._interval
-        return min(self._interval, (moment - now).total_seconds() + 0.001)
+        return min(self._interval, (self._moment - now).total_seconds() + 0.001)
 
     # --- list, decide, act -------------------------------------------------------------------------------------------
 
@@ -179,17 +180,25 @@ class Experiment:
         now = asyncio.get_running_loop().time()
         if scope.everywhere:
             self._looked_everywhere = now
+        if scope.answers:
+            self._looked_for_answers = now
         if scope.consents:
             self._looked_for_consents = now
         return observed
 
     def _what_it_is_time_for(self) -> Scope:
-        """Late answers whose announcements were lost are looked for now and then: a listing of all rounds is dear.
-        Consents are few and seldom: they are looked for as often as the timer wakes."""
+        """An announcement may have been lost, however many others arrive: the open step is listed once an interval, and
+        before a deadline decides. Late answers are looked for now and then: a listing of all rounds is dear."""
         now = asyncio.get_running_loop().time()
         if now >= self._looked_everywhere + EVERYWHERE_EVERY:
             return ALL
-        return Scope(consents=now >= self._looked_for_consents + self._interval)
+        return Scope(
+            answers=now >= self._looked_for_answers + self._interval or self._is_time_to_decide(),
+            consents=now >= self._looked_for_consents + self._interval,
+        )
+
+    def _is_time_to_decide(self) -> bool:
+        return self._moment is not None and self._clock() >= self._moment
 
     async def _catch_up(self) -> None:
         starting = self.state is None
