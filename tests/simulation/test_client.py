@@ -22,7 +22,7 @@ from wardround.simulation.sites import RESEARCHER
 from wardround_messages import journal as facts
 from wardround_messages.events import EntryRecorded
 from wardround_messages.manifest import Best, Brought, Evaluation, Forked, Manifest, ModelPlan
-from wardround_messages.names import COMMANDS, DEAD, DEAD_QUEUE, MODELS_BUCKET, bucket_of
+from wardround_messages.names import COMMANDS, DEAD, DEAD_QUEUE, EVENTS, METRICS_STREAM, MODELS_BUCKET, bucket_of
 
 pytestmark = pytest.mark.timeout(60)
 OPERATOR = "operator"
@@ -270,6 +270,21 @@ async def test_events_are_those_that_the_stream_holds_or_those_to_come(tmp_path:
             accepted = (await first).message
         assert isinstance(accepted, EntryRecorded)
         assert accepted.experiment == "next"
+
+
+async def test_events_are_all_listed_also_where_the_last_cannot_be_read(tmp_path: Path) -> None:
+    manifest = counting(count=1)
+    async with whole(tmp_path, manifest) as (federation, hub):
+        await hub.start(manifest)
+        await to_the_end(hub, "count")
+        async with aclosing(hub.events()) as said:
+            before = [received.offset async for received in said]
+        assert before == list(range(federation.broker.depth(METRICS_STREAM)))
+        federation.broker.route(
+            Packet(exchange=EVENTS, routing_key="evt.site-agent.clinic-1.none.site.seen", body=b"{", user_id="clinic-1")
+        )
+        async with aclosing(hub.events()) as said:
+            assert [received.offset async for received in said] == before
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

@@ -46,7 +46,9 @@ ANSWERS_WITHIN = 30.0  # seconds
 CONNECTS_WITHIN = 10.0
 LOOK_EVERY = 1.0  # while an answer is waited for: its event may be lost
 GLANCE_EVERY = 15.0  # while an experiment is watched, for the same reason
+STREAM_BEGINS_WITHIN = 3.0
 STREAM_ENDS_AFTER = 1.0
+STREAM_QUIET_AFTER = 0.3
 
 ExperimentCommand = PauseExperiment | ResumeExperiment | AbortExperiment | ExtendExperiment | ReadmitSite
 T = TypeVar("T")
@@ -224,21 +226,21 @@ class Hub:
         if not follow and end is None:
             return
         async with self._speaking(_anything, offset="next" if follow else "first") as (ear, _):
-            while True:
+            waited = 0.0
+            while end is None or not ear.has_all_up_to(end):
+                before = ear.reached
                 received = await ear.next(GLANCE_EVERY if follow else STREAM_ENDS_AFTER)
                 if received is not None and experiment in (None, getattr(received.message, "experiment", None)):
                     yield received
-                if end is not None and (received is None or (received.offset or 0) >= end):
-                    return
+                if not follow:
+                    waited = 0.0 if received is not None or ear.reached > before else waited + STREAM_ENDS_AFTER
+                    if waited >= self._within:
+                        raise NoAnswerError(f"the stream stopped at {ear.reached} of {end}; try again")
 
     async def _end_of_stream(self) -> int | None:
         """The offset of the stream's last message; None where it is empty."""
-        end = None
-        async with self._speaking(_anything, offset="last") as (ear, _):
-            received = await ear.next(STREAM_ENDS_AFTER)
-            while received is not None:  # a broker begins with the last few
-                end, received = received.offset, ear.heard_already()
-        return end
+        async with self._speaking(_anything, offset="last") as (ear, _):  # a broker begins with the last few
+            return await ear.until_quiet(within=STREAM_BEGINS_WITHIN, quiet=STREAM_QUIET_AFTER)
 
     # --- models ------------------------------------------------------------------------------------------------------
 

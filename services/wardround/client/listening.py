@@ -13,6 +13,7 @@ from wardround_messages.names import METRICS_STREAM
 
 HELD_AT_MOST = 1000
 PREFETCH = 100
+LOOK_EVERY = 0.01
 Wanted = Callable[[Received], bool]
 
 
@@ -22,12 +23,31 @@ class Ear:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._heard: asyncio.Queue[Received | None] = asyncio.Queue(HELD_AT_MOST)
+        self.reached = -1  # the highest offset delivered, of whatever can be read and whatever not
 
     async def hear(self, delivery: Delivery) -> None:
         with suppress(DeadLetterError):  # who only watches parks nothing: services that read the stream do
             received = open_delivery(delivery)
             if self._wanted(received):
                 await self._heard.put(received)
+        self.reached = max(self.reached, -1 if delivery.offset is None else delivery.offset)
+
+    def has_all_up_to(self, offset: int) -> bool:
+        """Whether everything up to there was delivered and taken."""
+        return self.reached >= offset and self._heard.empty()
+
+    async def until_quiet(self, *, within: float, quiet: float) -> int | None:
+        """The highest offset delivered, once nothing more has come for `quiet` seconds; None where nothing came at all
+        `within` so many."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while self.reached < 0:  # noqa: ASYNC110 - a look costs nothing, and it is short
+                    await asyncio.sleep(LOOK_EVERY)
+        before = -1
+        while self.reached > before:
+            before = self.reached
+            await asyncio.sleep(quiet)
+        return None if self.reached < 0 else self.reached
 
     def may_have_missed(self) -> None:
         """The connection was away: wake whoever waits, so that it looks for itself."""

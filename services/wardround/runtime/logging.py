@@ -10,6 +10,8 @@ import structlog
 SECRET = re.compile(r"password|passwd|secret|token|credential|private|api_?key|store_key|salt", re.IGNORECASE)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 LONGEST = 2000
+LONGEST_TRACEBACK = 20_000
+TRACEBACK = "exception"  # where structlog puts it
 MASK = "***"
 CONCEALED_FROM = 6  # characters: masking shorter ones would eat ordinary words
 
@@ -37,8 +39,8 @@ def configure_logging(*, style: Literal["json", "console"] = "console", level: s
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,  # before the masking: a traceback ends with the error's own words
             without_secrets,
-            *([structlog.processors.format_exc_info] if style == "json" else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -50,10 +52,10 @@ def configure_logging(*, style: Literal["json", "console"] = "console", level: s
 def without_secrets(_: Any, __: str, event: Any) -> Any:
     """Values under a key that names a secret are masked, and so is every secret that was read, wherever it stands;
     control characters are escaped, long text is cut."""
-    return {key: MASK if SECRET.search(key) else _safe(value) for key, value in event.items()}
+    return {key: MASK if SECRET.search(key) else _safe(value, lines=key == TRACEBACK) for key, value in event.items()}
 
 
-def _safe(value: Any) -> Any:
+def _safe(value: Any, *, lines: bool) -> Any:
     match value:
         case bool() | int() | float() | None:
             return value
@@ -63,6 +65,8 @@ def _safe(value: Any) -> Any:
             text = repr(value)
     for secret in _concealed:
         text = text.replace(secret, MASK)
+    if lines:
+        return "\n".join(printable(line[:LONGEST]) for line in text[-LONGEST_TRACEBACK:].split("\n"))
     return printable(text[:LONGEST])
 
 
