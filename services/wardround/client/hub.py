@@ -95,6 +95,7 @@ class Hub:
         self._within = answers_within
         self._patience = min(CONNECTS_WITHIN, answers_within / 2)  # with the broker, which only has to take it
         self._bus: Bus | None = None
+        self._connecting = asyncio.Lock()
         self._ears: set[Ear] = set()
 
     @property
@@ -109,9 +110,11 @@ class Hub:
         await self.close()
 
     async def close(self) -> None:
-        if self._bus is not None:
-            await self._bus.close()
-        await self._store.close()
+        try:
+            if self._bus is not None:
+                await self._bus.close()
+        finally:
+            await self._store.close()
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -335,9 +338,10 @@ class Hub:
     # --- connections -------------------------------------------------------------------------------------------------
 
     async def _messenger(self) -> Messenger:
-        if self._bus is None:
-            self._bus = await patiently(self._to.open_bus, stop=stop_after_delay(self._patience))
-            self._bus.on_connect(self._reconnected)
+        async with self._connecting:
+            if self._bus is None:
+                self._bus = await patiently(self._to.open_bus, stop=stop_after_delay(self._patience))
+                self._bus.on_connect(self._reconnected)
         return Messenger(self._bus, service="client", origin=HUB, clock=self._clock)
 
     def _reconnected(self) -> None:

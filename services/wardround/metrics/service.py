@@ -139,12 +139,12 @@ class MetricsService:
     async def _look_around(self) -> None:
         """Follow every experiment that goes on, and each of the store's that was not looked at before."""
         for experiment in self.board.running:
-            async with self._turn:
+            async with self._alone_with(experiment):
                 await self._follow(experiment)
         self._looked_at |= self.board.experiments.keys()
         self._looked_at &= self._catalogue.names
         for experiment in sorted(self._catalogue.names - self._looked_at):
-            async with self._turn:
+            async with self._alone_with(experiment):
                 if await patiently(partial(self._take_up, experiment)):
                     self._looked_at.add(experiment)
 
@@ -202,8 +202,17 @@ class MetricsService:
     async def _follow_settled(self, experiment: str) -> None:
         await asyncio.sleep(SETTLES_AFTER)
         self._settling.discard(experiment)
-        async with self._turn:
+        async with self._alone_with(experiment):
             await self._follow(experiment, read=self.board[experiment].missing)
+
+    @asynccontextmanager
+    async def _alone_with(self, experiment: str) -> AsyncIterator[None]:
+        """One experiment's fault must not stop the others: the next look tries again."""
+        async with self._turn:
+            try:
+                yield
+            except Exception:
+                log.exception("experiment_not_followed_now", experiment=experiment)
 
     async def _answer_to(self, said: OfTask) -> Answer | None:
         """The answer that a site says it stored, while its step is open; what is closed is in the figures."""

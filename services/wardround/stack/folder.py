@@ -56,7 +56,7 @@ class Plan(BaseModel):
         """With a port for each program: the one it had where that is free, else another."""
         wanted = (*PORTS_OF_ALL, *(name for name in self.services if name not in PORTS_OF_ALL))
         kept = {name: self.ports[name] for name in wanted if is_free(self.ports.get(name, 0))}
-        new = iter(free_ports(len(wanted)))
+        new = (port for port in free_ports(2 * len(wanted)) if port not in kept.values())
         return self.model_copy(update={"ports": {name: kept.get(name) or next(new) for name in wanted}})
 
 
@@ -130,8 +130,12 @@ def _read(file: Path, model: type[M]) -> M | None:
 
 def _write(file: Path, model: BaseModel) -> None:
     aside = file.with_suffix(f".{os.getpid()}")
-    aside.write_text(json.dumps(model.model_dump(mode="json"), indent=1))
-    os.replace(aside, file)
+    try:
+        aside.write_text(json.dumps(model.model_dump(mode="json"), indent=1))
+        os.replace(aside, file)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _numbered(name: str, count: int) -> tuple[str, ...]:

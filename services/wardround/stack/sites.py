@@ -23,10 +23,16 @@ def make_sites(folder: Path, sites: Sequence[str], seed: int) -> None:
     """A folder for each site with the data of all examples and a policy that allows these. Those there are kept.
 
     Raises:
-        SitesError: the data cannot be divided among so many sites.
+        SitesError: there are others than these, or the data cannot be divided among so many sites.
     """
-    if all((folder / site / SITE_FILE).is_file() for site in sites):
+    there = {file.parent.name for file in folder.glob(f"*/{SITE_FILE}")}
+    if there == set(sites):
         return
+    if there:
+        raise SitesError(
+            f"--sites: the stack has {len(there)} clinics, and dividing the data anew would train on what was kept for "
+            "validation; --fresh begins anew, another --name makes another stack"
+        )
     data: dict[str, dict[str, Path]] = {site: {} for site in sites}
     for example in EXAMPLES:
         for site, written in example_data(example.datasets[0], folder, sites, seed).items():

@@ -62,7 +62,7 @@ class Supervisor:
                 await asyncio.wait({start})
             await stopping
             self._set_phase("stopping")
-        except ProgramError as error:
+        except Exception as error:
             self._set_phase("failed", str(error))
             raise
         finally:
@@ -108,7 +108,7 @@ class Supervisor:
                 child.spawn()
                 self._set(child, state="restarting", again=True)
                 await child.become_ready()
-            except ProgramError as error:
+            except (ProgramError, OSError) as error:
                 log.warning("program_not_ready", program=child.program.name, error=str(error))
                 child.kill()
                 self._set(child, state="restarting", detail=str(error))
@@ -150,7 +150,11 @@ class Supervisor:
         self._write()
 
     def _write(self) -> None:
-        write_state(self._folder, self._state)
+        """A full disk must not end the watch over the programs: the state is written at its next change."""
+        try:
+            write_state(self._folder, self._state)
+        except OSError as error:
+            log.warning("state_not_written", error=str(error))
 
 
 async def _all(works: Iterable[Awaitable[None]]) -> None:
