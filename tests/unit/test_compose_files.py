@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from wardround.aggregator.main import AggregatorShell
@@ -119,7 +120,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> HubFolder:
     """A hub's folder as the README has it made."""
     made = tmp_path_factory.mktemp("compose") / "hub"
     made.mkdir()
-    (made / "ca.pem").write_text("the authority")
+    trustme.CA().cert_pem.write_to_path(made / "ca.pem")
     roster = Roster(
         broker="amqps://hub.example.org:5671",
         store="https://store.example.org:9000",

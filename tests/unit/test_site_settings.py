@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 
 from wardround.runtime.secrets import SecretUnreadableError
 from wardround.site_agent.settings import (
@@ -14,6 +15,7 @@ from wardround.site_agent.settings import (
     load_site,
 )
 
+AUTHORITY = trustme.CA()
 WHOLE = """
 schema = 1
 site   = "clinic-1"
@@ -59,6 +61,7 @@ Write = Callable[[str], Path]
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """Writes `site.toml`; the secrets lie beside it."""
+    AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
     (tmp_path / "secrets").mkdir()
     for name in ("broker", "store", "airflow", "split"):
         secret = tmp_path / "secrets" / name
@@ -231,3 +234,21 @@ def test_a_secret_behind_a_link_is_judged_by_its_file(write: Write, tmp_path: Pa
     assert site.hub is not None
     assert site.hub.password.read() == "hush"
     assert not stat.S_IMODE(real.stat().st_mode) & 0o077
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "problem"),
+    [
+        ('ca        = "ca.pem"', 'ca = "nowhere.pem"', "hub.ca", "cannot be used: No such file"),
+        ('ca        = "ca.pem"', 'ca = "site.toml"', "hub.ca", "no certificates in PEM form"),
+        ("amqps://hub.example.org:443", "amqps://hub.example.org:99999", "hub.broker", "port from 0 to 65535"),
+        ("https://store.example.org", "https://store.example.org/minio", "hub.store", "nothing may follow"),
+    ],
+)
+def test_a_hub_that_cannot_be_reached_as_described_is_told_with_its_key(
+    write: Write, old: str, new: str, key: str, problem: str
+) -> None:
+    assert old in WHOLE
+    error = refused(write(WHOLE.replace(old, new)))
+    assert error.key == key
+    assert problem in error.problem

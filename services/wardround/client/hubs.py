@@ -116,12 +116,27 @@ def read_profile(name: str | None = None, *, file: Path | None = None) -> Profil
     return _profile(file, chosen, profiles[chosen])
 
 
-def profile_names(*, file: Path | None = None) -> tuple[str, ...]:
-    """The names of all profiles; none where the file cannot be used."""
-    try:
-        return tuple(_read(file or hubs_file())["hubs"])
-    except SettingsError:
+def profile_names(*, file: Path | None = None, strictly: bool = False) -> tuple[str, ...]:
+    """The names of all profiles; none where there is no file.
+
+    Raises:
+        SettingsError: with `strictly`, where the file cannot be used; else there are none then, too.
+    """
+    file = file or hubs_file()
+    if not file.exists():
         return ()
+    try:
+        return tuple(_read(file)["hubs"])
+    except SettingsError:
+        if strictly:
+            raise
+        return ()
+
+
+def default_profile(*, file: Path | None = None) -> str | None:
+    """The profile that is meant where none is named. Raises `SettingsError`."""
+    file = file or hubs_file()
+    return _read(file).get("default") if file.exists() else None
 
 
 def write_profile(

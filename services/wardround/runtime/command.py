@@ -45,6 +45,7 @@ class Exit(IntEnum):
     FAULT = 1
     TRY_AGAIN = 75
     CONFIGURATION = 78
+    INTERRUPTED = 130
 
 
 def run(shell: Shell[S], arguments: Sequence[str] | None = None) -> None:
@@ -59,13 +60,24 @@ def run(shell: Shell[S], arguments: Sequence[str] | None = None) -> None:
         else:
             asyncio.run(shell.serve(settings, insecure_lab=given.insecure_lab))
             code = Exit.STOPPED
-    except CANNOT_START as error:
-        print(f"wardround-{shell.name}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
-        code = Exit.CONFIGURATION
-    except Exception:
-        log.exception("service_faulted")
-        code = Exit.FAULT
+    except KeyboardInterrupt:
+        code = Exit.INTERRUPTED
+    except Exception as fault:
+        error = _only(fault)
+        if isinstance(error, CANNOT_START):
+            print(f"wardround-{shell.name}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+            code = Exit.CONFIGURATION
+        else:
+            log.exception("service_faulted")
+            code = Exit.FAULT
     sys.exit(code)
+
+
+def _only(error: Exception) -> Exception:
+    """What a task group raised, where it is one error alone."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ class Roster(Table):
     one."""
 
     broker: Annotated[str, address("amqps", "amqp")]
-    store: Annotated[str, address("https", "http")]
+    store: Annotated[str, address("https", "http", may_have_path=False)]
     metrics: Annotated[str, address("https", "http")] | None = None
     ca: FilePath | None = None
     sites: Annotated[tuple[SiteId, ...], Field(strict=False, max_length=10_000)] = ()

@@ -25,6 +25,7 @@ Folder = Annotated[
     Path | None, typer.Option(help="Where its data lie. Without it: a folder of that name for this user.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LONGEST_NAME = 31  # a profile has 40, and the operator's is called NAME-operator
 MOST_SITES = 50  # each is a process of some 80 MB
 
 
@@ -42,12 +43,14 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start RabbitMQ, MinIO and all services on free ports of this machine; return when all is ready."""
+    from wardround.client.hubs import profile_names
     from wardround.stack import control
     from wardround.stack.folder import Plan
 
     home = _folder(name, folder)
     own, names = _sites(sites)
     plan = Plan(name=name, sites=names, own_sites=own, seed=seed, coordinators=coordinators, aggregators=aggregators)
+    profile_names(strictly=True)
     console = Console(stderr=True, highlight=False)
     began = time.monotonic()
 
@@ -135,8 +138,10 @@ def _folder(name: str, folder: Path | None) -> Path:
 
     from wardround_messages.names import is_id
 
-    if not is_id(name, 40):
-        raise CommandError(f"--name {name}: must be lower-case letters and digits, with single dashes between them")
+    if not is_id(name, LONGEST_NAME):
+        raise CommandError(
+            f"--name {name}: must be at most {LONGEST_NAME} lower-case letters and digits, with single dashes between"
+        )
     return folder.absolute() if folder is not None else user_state_path("wardround") / "stacks" / name
 
 
@@ -184,8 +189,9 @@ def _write_profile(folder: Path, plan: "Plan") -> Path:
             "store_key": {"id": login, "file": str(hub.store_secret(login))},
         }
 
+    file = write_profile(plan.name, profile(RESEARCHER))  # the default where there is no other: nobody's is changed
     write_profile(f"{plan.name}-{OPERATOR}", profile(OPERATOR))
-    return write_profile(plan.name, profile(RESEARCHER), make_default=True)
+    return file
 
 
 def _print(folder: Path, plan: "Plan", state: "StackState", *, as_json: bool) -> None:
