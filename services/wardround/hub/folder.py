@@ -4,11 +4,13 @@ Everything but the roster and the secrets is written anew from these two, by `wr
 nothing that matters, so a command that was interrupted is simply given again.
 """
 
+import fcntl
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from wardround_messages.names import SITE_MAX, is_id
 from wardround_messages.topology import OPERATOR, Topology, topology
 
 CA_FILE = "ca.pem"
+LOCK_FILE = ".lock"
 SECRETS = "secrets"
 DEFINITIONS_FILE = "definitions.json"
 SERVICES = ("coordinator", "aggregator", "metrics")
@@ -62,6 +65,15 @@ class HubFolder:
                 f"there is no {file}: begin with `wardround hub init`, or name the hub's folder with --folder"
             )
         return cls(path, load_roster(file))
+
+    @classmethod
+    @contextmanager
+    def changing(cls, path: Path) -> Iterator["HubFolder"]:
+        """The same, while nobody else changes it. Raises as `open`."""
+        folder = cls.open(path)
+        with (path / LOCK_FILE).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield replace(folder, roster=load_roster(path / ROSTER_FILE))
 
     def with_site(self, name: str) -> "HubFolder":
         """The hub with one site more, written. Raises `HubError` for a name that cannot be one, or is taken."""

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from wardround.metrics.feed import CutOff, Said
 from wardround.runtime.http_guard import refusal
@@ -33,24 +34,42 @@ class Streams:
         """The events, or those of one experiment, until the listener goes, is too slow, or `closing` is set."""
         if self.open >= STREAMS:
             return refusal(503, "busy", f"{STREAMS} others listen already; try again later", {"Retry-After": "30"})
-        return EventSourceResponse(
-            self._counted(until(closing, events), experiment), ping=PING_EVERY, send_timeout=TAKES_WITHIN
+        self.open += 1  # now, not when the first event is sent: many may ask at once
+        return _Stream(
+            _events(until(closing, events), experiment),
+            ping=PING_EVERY,
+            send_timeout=TAKES_WITHIN,
+            ended=self._ended,
         )
 
-    async def _counted(
-        self, events: AsyncGenerator[Said | CutOff, None], experiment: str | None
-    ) -> AsyncGenerator[ServerSentEvent, None]:
-        self.open += 1
+    def _ended(self) -> None:
+        self.open -= 1
+
+
+class _Stream(EventSourceResponse):
+    """Tells when it has ended, however it did."""
+
+    def __init__(self, *args: Any, ended: Callable[[], None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with aclosing(events):
-                async for event in events:
-                    match event:
-                        case CutOff():
-                            yield cut_off(event)
-                        case Said() if experiment in (None, event.experiment):
-                            yield ServerSentEvent(event.text, id=str(event.offset))
+            await super().__call__(scope, receive, send)
         finally:
-            self.open -= 1
+            self._ended()
+
+
+async def _events(
+    events: AsyncGenerator[Said | CutOff, None], experiment: str | None
+) -> AsyncGenerator[ServerSentEvent, None]:
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case CutOff():
+                    yield cut_off(event)
+                case Said() if experiment in (None, event.experiment):
+                    yield ServerSentEvent(event.text, id=str(event.offset))
 
 
 def cut_off(event: CutOff) -> ServerSentEvent:

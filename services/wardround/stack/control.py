@@ -49,7 +49,7 @@ async def up(folder: Path, plan: Plan, *, say: Said) -> Plan:
         StackError: it runs already, a server is not installed, or a program did not start.
     """
     missing_servers()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # clinics' data and updates are in it
     if is_supervised(folder):
         raise StackError(f"a stack runs in {folder} already; `wardround stack status` shows it")
     _check_folder(folder)

@@ -59,8 +59,8 @@ def add_site(
     name: Annotated[str, typer.Argument(help="The clinic's name, such as clinic-1.")], folder: Folder = Path("hub")
 ) -> None:
     """Add a clinic: its logins and rights, and a folder to hand over to it."""
-    with _told():
-        HubFolder.open(folder).with_site(name)
+    with _told(), HubFolder.changing(folder) as hub:
+        hub.with_site(name)
     typer.echo(f"{folder / 'sites' / name} is ready to be handed over to {name}, on a way that nobody else reads.")
     _say_apply(folder)
 
@@ -70,8 +70,8 @@ def add_researcher(
     name: Annotated[str, typer.Argument(help="The researcher's login.")], folder: Folder = Path("hub")
 ) -> None:
     """Add a researcher: logins and rights, and a profile to hand over."""
-    with _told():
-        HubFolder.open(folder).with_researcher(name)
+    with _told(), HubFolder.changing(folder) as hub:
+        hub.with_researcher(name)
     typer.echo(f"{folder / 'people' / name} is ready to be handed over to {name}, on a way that nobody else reads.")
     _say_apply(folder)
 

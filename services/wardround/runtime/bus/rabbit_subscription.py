@@ -138,7 +138,9 @@ class RabbitSubscription:
         return link, await self._attach(link)
 
     async def drain(self) -> None:
-        """Receive nothing more, and wait for what is in hand."""
+        """Receive nothing more, also where the connection comes back meanwhile, and wait for what is in hand."""
+        if self._keeper is not None:
+            self._keeper.cancel()
         if self._consumer is not None:
             await self._consumer.stop()
         if running := self._other_tasks():

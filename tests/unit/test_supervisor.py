@@ -1,0 +1,148 @@
+"""The stack's supervisor with small programs: order, restarts, a full disk, another number of clinics."""
+
+import asyncio
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wardround.simulation.sites import SitesError
+from wardround.stack import supervisor as supervising
+from wardround.stack.folder import Plan, read_state
+from wardround.stack.program import Program, ProgramError
+from wardround.stack.sites import make_sites
+from wardround.stack.supervisor import Stage, Supervisor
+
+
+def program(folder: Path, name: str, script: str = "import time; time.sleep(600)") -> Program:
+    """Ready as soon as it says so by a file."""
+    said = folder / f"{name}.ready"
+
+    async def ready() -> bool:
+        return said.exists()
+
+    return Program(
+        name=name,
+        command=(sys.executable, "-c", f"open({str(said)!r}, 'w').close(); {script}"),
+        environment=dict(os.environ),
+        folder=folder,
+        log=folder / f"{name}.log",
+        ready=ready,
+        ready_within=20,
+        stops_within=5,
+    )
+
+
+def pid(folder: Path, name: str) -> int | None:
+    state = read_state(folder)
+    return None if state is None else next(each.pid for each in state.programs if each.name == name)
+
+
+async def until(condition: Callable[[], bool], within: float = 20) -> None:
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def phase(folder: Path) -> str:
+    state = read_state(folder)
+    return "" if state is None else state.phase
+
+
+async def test_what_dies_is_started_again_and_all_is_stopped_at_the_end(tmp_path: Path) -> None:
+    stages = (Stage((program(tmp_path, "first"),)), Stage((program(tmp_path, "second"),)))
+    stop = asyncio.Event()
+    running = asyncio.create_task(Supervisor(tmp_path, stages, pid=os.getpid()).run(stop))
+    await until(lambda: phase(tmp_path) == "running")
+    killed = pid(tmp_path, "second")
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: pid(tmp_path, "second") not in (None, killed))
+    left = [pid(tmp_path, name) for name in ("first", "second")]
+    stop.set()
+    await running
+    assert phase(tmp_path) == "stopped"
+    for each in left:
+        assert each is not None
+        with pytest.raises(ProcessLookupError):
+            os.kill(each, 0)
+
+
+async def test_a_full_disk_ends_neither_the_watch_nor_the_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = asyncio.Event()
+    supervisor = Supervisor(tmp_path, (Stage((program(tmp_path, "only"),)),), pid=os.getpid())
+    running = asyncio.create_task(supervisor.run(stop))
+    await until(lambda: phase(tmp_path) == "running")
+    before = pid(tmp_path, "only")
+    assert before is not None
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(supervising, "write_state", full)
+        os.kill(before, signal.SIGKILL)
+        await asyncio.sleep(1)
+    os.kill(supervisor._children[0].pid or 0, signal.SIGKILL)
+    await until(lambda: pid(tmp_path, "only") not in (None, before))
+    after = pid(tmp_path, "only")
+    monkeypatch.setattr(supervising, "write_state", full)
+    stop.set()
+    await running
+    assert after is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(after, 0)
+
+
+async def test_a_program_that_does_not_start_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    broken = program(tmp_path, "broken", "")
+    (tmp_path / "broken.ready").unlink(missing_ok=True)
+    stages = (
+        Stage((program(tmp_path, "first"),)),
+        Stage((Program(**{**_parts(broken), "command": (sys.executable, "-c", "raise SystemExit('no disk')")}),)),
+    )
+    with pytest.raises(ProgramError, match="broken ended at once: no disk"):
+        await Supervisor(tmp_path, stages, pid=os.getpid()).run(asyncio.Event())
+    state = read_state(tmp_path)
+    assert state is not None
+    assert (state.phase, "no disk" in state.error) == ("failed", True)
+    assert {each.state for each in state.programs} == {"stopped"}
+
+
+async def test_what_goes_wrong_between_two_stages_is_told(tmp_path: Path) -> None:
+    async def wrong() -> None:
+        raise RuntimeError("the store refuses its administrator")
+
+    with pytest.raises(RuntimeError):
+        await Supervisor(tmp_path, (Stage((program(tmp_path, "one"),), after=wrong),), pid=1).run(asyncio.Event())
+    state = read_state(tmp_path)
+    assert state is not None
+    assert (state.phase, state.error) == ("failed", "the store refuses its administrator")
+
+
+def test_the_clinics_of_a_stack_are_divided_once(tmp_path: Path) -> None:
+    make_sites(tmp_path, ("clinic-1", "clinic-2"), seed=7)
+    policy = tmp_path / "clinic-1" / "policy.toml"
+    policy.write_text("# ours")
+    make_sites(tmp_path, ("clinic-1", "clinic-2"), seed=7)
+    with pytest.raises(SitesError, match="--fresh"):
+        make_sites(tmp_path, ("clinic-1", "clinic-2", "clinic-3"), seed=7)
+    assert policy.read_text() == "# ours"
+
+
+def test_no_port_is_given_twice() -> None:
+    for _ in range(50):
+        few = Plan(name="x", sites=("clinic-1",), seed=7).with_ports()
+        many = few.model_copy(update={"sites": tuple(f"clinic-{number}" for number in range(1, 31))}).with_ports()
+        assert len(set(many.ports.values())) == len(many.ports)
+        assert many.ports.items() >= few.ports.items()
+
+
+def _parts(each: Program) -> dict[str, object]:
+    return {name: getattr(each, name) for name in Program.__slots__}
