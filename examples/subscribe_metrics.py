@@ -38,14 +38,19 @@ async def main(offset: str | int) -> None:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=100)  # a stream demands it
         stream = await channel.get_queue(METRICS_STREAM, ensure=False)
-        async with stream.iterator(arguments={"x-stream-offset": offset}) as messages:
-            async for message in messages:
-                with suppress(MalformedError):  # of a later version, perhaps
-                    print(line(message), flush=True)
-                await message.ack()
+        heard: asyncio.Queue[aio_pika.abc.AbstractIncomingMessage] = asyncio.Queue()  # bounded by the prefetch
+        await stream.consume(heard.put, arguments={"x-stream-offset": offset})
+        while True:
+            message = await heard.get()
+            with suppress(MalformedError):  # of a later version, perhaps
+                print(line(message), flush=True)
+            await message.ack()
 
 
 if __name__ == "__main__":
     place = sys.argv[1] if len(sys.argv) > 1 else "next"
-    with suppress(KeyboardInterrupt, BrokenPipeError):
-        asyncio.run(main(int(place) if place.isdigit() else place))
+    with suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(main(int(place) if place.isdigit() else place))
+        except BrokenPipeError:  # whoever read it has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -71,6 +71,15 @@ def test_an_experiment_started_by_the_example_is_seen_on_the_stream_by_the_other
     assert "io.wardround.model.adopted.v1" in types
 
 
+def test_whoever_listens_may_leave_in_the_middle(stack: Stack) -> None:
+    script = f"{sys.executable} {EXAMPLES / 'subscribe_metrics.py'} first | head -n 1"
+    ended = subprocess.run(
+        ["bash", "-c", script], env=environment(stack), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert json.loads(ended.stdout)["offset"] == 0
+    assert ended.stderr == ""
+
+
 def test_a_wrong_password_stands_in_no_traceback(stack: Stack, tmp_path: Path) -> None:
     manifest, wrong = tmp_path / "experiment.json", tmp_path / "password"
     manifest.write_bytes(canonical_json(counting(id="never-by-example")))
