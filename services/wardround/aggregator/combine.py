@@ -14,6 +14,7 @@ from wardround.aggregator.step import ClosedStep
 from wardround.aggregator.strategies import strategy_of
 from wardround.aggregator.verdicts import drift, fault_in, warning_in
 from wardround.runtime.bus.port import DeadLetterError
+from wardround.runtime.together import together
 from wardround_messages.parts import ObjectRef
 
 AT_ONCE = 8
@@ -121,7 +122,7 @@ async def _make_ready(
             except FaultyModelError as error:
                 return error.fault
 
-    found = dict(zip((claim.site for claim in claims), await asyncio.gather(*map(ready, claims)), strict=True))
+    found = dict(zip((claim.site for claim in claims), await together(*map(ready, claims)), strict=True))
     return (
         {site: each for site, each in found.items() if isinstance(each, Ready)},
         {site: each for site, each in found.items() if isinstance(each, Fault)},

@@ -1,6 +1,5 @@
 """Models as they are read: opened with distrust, then slice by slice with the digest checked on the way."""
 
-import asyncio
 import hashlib
 import os
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from wardround.runtime.safetensors_header import WIDTHS, BadTensorsError, Tensor
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.port import NotFoundError, ObjectStore
 from wardround.runtime.store.transfer import DigestMismatchError, download
+from wardround.runtime.together import together
 from wardround_messages.parts import ObjectRef
 
 # Most headers are smaller, so one read does.
@@ -66,7 +66,7 @@ async def open_model(place: Place, ref: ObjectRef) -> Opened:
         FaultyModelError: `missing`, `size`, or a code of `read_header`.
     """
     try:
-        info, head = await asyncio.gather(
+        info, head = await together(
             patiently(lambda: place.store.head(place.bucket, ref.key)),
             _read(place, ref.key, offset=0, length=min(FIRST_READ, ref.size)),
         )

@@ -1,6 +1,5 @@
 """A closed step, read back from the journal: who is a member, what was built on, how many are the quorum."""
 
-import asyncio
 from dataclasses import dataclass
 
 from wardround.runtime.bus.port import DeadLetterError
@@ -8,6 +7,7 @@ from wardround.runtime.journal import ENTRY_AT_MOST
 from wardround.runtime.patience import patiently
 from wardround.runtime.store.port import NotFoundError, ObjectStore
 from wardround.runtime.store.transfer import read_model
+from wardround.runtime.together import together
 from wardround_messages.codec import MalformedError
 from wardround_messages.commands import AggregateStep
 from wardround_messages.journal import ExperimentAccepted, JournalEntry, StepClosed, StepOpened
@@ -44,7 +44,7 @@ async def read_step(store: ObjectStore, command: AggregateStep) -> ClosedStep:
         raise DeadLetterError("not_that_step", f"entry {command.closing} does not close {command.subject}")
     if command.task not in (Task.INITIALISE, Task.TRAIN):
         raise DeadLetterError("not_that_step", f"a step '{command.task}' leaves nothing to merge")
-    opened, manifest = await asyncio.gather(_opening(store, command, closing), _manifest(store, command))
+    opened, manifest = await together(_opening(store, command, closing), _manifest(store, command))
     if (opened.built_on is None) != (command.task is Task.INITIALISE):
         raise DeadLetterError("not_that_step", f"a step '{command.task}' is not opened with that model to build on")
     return ClosedStep(

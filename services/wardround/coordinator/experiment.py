@@ -20,6 +20,7 @@ from wardround.runtime.bus.messaging import Messenger
 from wardround.runtime.clock import Clock
 from wardround.runtime.journal import Journal, JournalBrokenError, JournalMovedError, Stored
 from wardround.runtime.store.port import ObjectStore, StoreUnavailableError
+from wardround.runtime.together import together
 from wardround_messages.events import SiteSeen
 from wardround_messages.journal import Pruned
 from wardround_messages.names import AnswerKey, ConsentKey, parse_key
@@ -160,14 +161,10 @@ class Experiment:
             await self._catch_up()
             return None if self.state is None else await self._observe(self.state)
         before = self.state
-        observed, caught_up = await asyncio.gather(self._observe(before), self._catch_up(), return_exceptions=True)
-        for outcome in (observed, caught_up):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        observed, _ = await together(self._observe(before), self._catch_up())
         if self.state is not before:  # somebody else has appended: other objects may matter now
             self._scope |= ALL
             return await self._observe(self.state)
-        assert isinstance(observed, Observed)  # noqa: S101 - it is no exception
         return observed
 
     async def _observe(self, state: State) -> Observed:

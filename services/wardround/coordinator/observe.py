@@ -1,6 +1,5 @@
 """What sites and the aggregator left in the store: list, read what is new, remember what cannot change."""
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +10,7 @@ from wardround.coordinator.decide import Observed
 from wardround.coordinator.state import State
 from wardround.coordinator.steps import StoredAnswer
 from wardround.runtime.store.port import NotFoundError, ObjectStore
+from wardround.runtime.together import together
 from wardround_messages.base import Model, digest
 from wardround_messages.codec import MalformedError, parse
 from wardround_messages.names import (
@@ -66,7 +66,7 @@ class Observer:
 
     async def look(self, state: State, scope: Scope) -> Observed:
         """The objects that matter to `state`: those known already, and those that are found in the scope."""
-        new_consents, answers, result = await asyncio.gather(
+        new_consents, answers, result = await together(
             self._new_consents(state, look=scope.consents),
             self._current_answers(state, scope),
             self._result(state),

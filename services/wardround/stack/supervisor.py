@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from wardround.runtime.clock import wall_clock
+from wardround.runtime.together import together
 from wardround.stack.folder import ProgramState, StackState, write_state
 from wardround.stack.program import Child, Program, ProgramError
 
@@ -79,7 +80,7 @@ class Supervisor:
         children = iter(self._children)
         for stage in self._stages:
             started = [next(children) for _ in stage.programs]
-            await _all(self._begin(child) for child in started)
+            await together(*map(self._begin, started))
             keepers += [asyncio.create_task(self._keep(child), name=child.program.name) for child in started]
             if stage.after is not None:
                 await stage.after()
@@ -121,7 +122,7 @@ class Supervisor:
         for stage in reversed(self._stages):
             children = self._children[first - len(stage.programs) : first]
             first -= len(stage.programs)
-            await _all(child.stop() for child in children)
+            await together(*(child.stop() for child in children))
             for child in children:
                 self._set(child, state="stopped")
 
@@ -155,11 +156,3 @@ class Supervisor:
             write_state(self._folder, self._state)
         except OSError as error:
             log.warning("state_not_written", error=str(error))
-
-
-async def _all(works: Iterable[Awaitable[None]]) -> None:
-    """Do the works side by side; where one fails the others are waited for, and its error is raised."""
-    results = await asyncio.gather(*works, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

@@ -8,7 +8,7 @@ from typing import Self
 
 import structlog
 
-from wardround.runtime.bus.port import BusError, BusUnavailableError, Handler, Offset, Packet
+from wardround.runtime.bus.port import BusUnavailableError, Handler, Offset, Packet
 from wardround.runtime.bus.rabbit_link import Endpoint, Link
 from wardround.runtime.bus.rabbit_places import Place
 from wardround.runtime.bus.rabbit_publisher import Publisher
@@ -189,5 +189,5 @@ async def _close(link: Link, publisher: Publisher) -> None:
 
 
 def _what_is_wrong(error: BaseException) -> str | None:
-    """Also a login that is refused now: it may be let in again."""
-    return "the broker is away" if isinstance(error, BusError) else None
+    """Whatever it is, also a login that is refused now: it may be let in again, and nobody else would try."""
+    return "the broker is away" if isinstance(error, Exception) else None

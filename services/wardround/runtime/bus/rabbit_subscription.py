@@ -257,7 +257,7 @@ class RabbitSubscription:
 
 
 def _what_is_wrong(error: BaseException) -> str | None:
-    return "the queue cannot be read" if isinstance(error, BusError) else None
+    return "the queue cannot be read" if isinstance(error, Exception) else None
 
 
 def pause(earlier: int) -> float:
