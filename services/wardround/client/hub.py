@@ -1,33 +1,28 @@
 """A hub as a researcher and an operator use it, from Python: built on the ports, so it works on any adapter."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
-
-from tenacity import stop_after_delay
 
 from wardround.client import hubs
 from wardround.client.dead import DeadLetters, Parked
 from wardround.client.errors import NoAnswerError, RefusedError, UnusableError, unknown_experiment
 from wardround.client.follower import Follower, concerns
-from wardround.client.hubs import Connections
 from wardround.client.journals import count_entries, read_entry, read_history
-from wardround.client.listening import Ear, Wanted, listening
+from wardround.client.listening import Ear
 from wardround.client.listing import summaries
 from wardround.client.models import GlobalModel, Which, fetch_model, find_model
+from wardround.client.reach import Reach
 from wardround.client.sites import SiteShown, read_sites
 from wardround.metrics.history import History
 from wardround.metrics.summary import Summary
 from wardround.metrics.view import ExperimentView
-from wardround.runtime.bus.messaging import Messenger, Received
-from wardround.runtime.bus.port import Bus, Offset
-from wardround.runtime.clock import Clock, wall_clock
+from wardround.runtime.bus.messaging import Received
 from wardround.runtime.patience import patiently
-from wardround.runtime.store.port import NotFoundError, ObjectStore
+from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import file_digest
 from wardround_messages.commands import (
     AbortExperiment,
@@ -40,10 +35,8 @@ from wardround_messages.commands import (
 from wardround_messages.events import EntryRecorded, Refused
 from wardround_messages.journal import ExperimentAccepted
 from wardround_messages.manifest import Brought, Manifest
-from wardround_messages.names import HUB, MODELS_BUCKET, brought_model_key
+from wardround_messages.names import MODELS_BUCKET, brought_model_key
 
-ANSWERS_WITHIN = 30.0  # seconds
-CONNECTS_WITHIN = 10.0
 LOOK_EVERY = 1.0  # while an answer is waited for: its event may be lost
 GLANCE_EVERY = 15.0  # while an experiment is watched, for the same reason
 STREAM_BEGINS_WITHIN = 3.0
@@ -51,7 +44,6 @@ STREAM_ENDS_AFTER = 1.0
 STREAM_QUIET_AFTER = 0.3
 
 ExperimentCommand = PauseExperiment | ResumeExperiment | AbortExperiment | ExtendExperiment | ReadmitSite
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,40 +73,12 @@ async def connect(name: str | None = None, *, insecure_lab: bool = False) -> Asy
         yield hub
 
 
-class Hub:
+class Hub(Reach):
     """One hub, as one login. Close it, or use it as an asynchronous context.
 
     Every method may raise `StoreUnavailableError` and `AccessDeniedError`, and those that speak or listen
     `BusUnavailableError` and `ForbiddenError`; an outage is waited out for at most `answers_within` seconds.
     """
-
-    def __init__(self, to: Connections, *, clock: Clock = wall_clock, answers_within: float = ANSWERS_WITHIN) -> None:
-        self._to = to
-        self._store: ObjectStore = to.store
-        self._clock = clock
-        self._within = answers_within
-        self._patience = min(CONNECTS_WITHIN, answers_within / 2)  # with the broker, which only has to take it
-        self._bus: Bus | None = None
-        self._connecting = asyncio.Lock()
-        self._ears: set[Ear] = set()
-
-    @property
-    def where(self) -> str:
-        """The hub's name, to be shown."""
-        return self._to.where
-
-    async def __aenter__(self) -> "Hub":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        try:
-            if self._bus is not None:
-                await self._bus.close()
-        finally:
-            await self._store.close()
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -334,45 +298,6 @@ class Hub:
     async def _dead(self) -> DeadLetters:
         messenger = await self._messenger()
         return DeadLetters(messenger.bus, dead_key=messenger.dead_key)
-
-    # --- connections -------------------------------------------------------------------------------------------------
-
-    async def _messenger(self) -> Messenger:
-        async with self._connecting:
-            if self._bus is None:
-                self._bus = await patiently(self._to.open_bus, stop=stop_after_delay(self._patience))
-                self._bus.on_connect(self._reconnected)
-        return Messenger(self._bus, service="client", origin=HUB, clock=self._clock)
-
-    def _reconnected(self) -> None:
-        for ear in self._ears:
-            ear.may_have_missed()
-
-    @asynccontextmanager
-    async def _speaking(self, wanted: Wanted, *, offset: Offset = "next") -> AsyncIterator[tuple[Ear, Messenger]]:
-        """An ear at the stream that is open before anything is said to the hub."""
-        messenger = await self._messenger()
-        async with listening(messenger, wanted, within=self._patience, offset=offset) as ear:
-            self._ears.add(ear)
-            try:
-                yield ear, messenger
-            finally:
-                self._ears.discard(ear)
-
-    @asynccontextmanager
-    async def _answering(self, experiment: str) -> AsyncIterator[None]:
-        """The hub has so much time to answer."""
-        try:
-            async with asyncio.timeout(self._within):
-                yield
-        except TimeoutError:
-            raise NoAnswerError(
-                f"the hub did not answer within {self._within:.0f} s; the command may still be carried out: "
-                f"wardround status {experiment}"
-            ) from None
-
-    async def _bounded(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(call, stop=stop_after_delay(self._within))
 
 
 def _anything(_: Received) -> bool:
