@@ -36,7 +36,12 @@ def test_an_experiment_from_start_to_fetch(stack: Stack, tmp_path: Path) -> None
     assert {trainer["name"] for site in sites for trainer in site["trainers"]} >= {"adding", "breast-cancer-mlp"}
     assert all(site["slots"] == 1 and not site["quiet"] and site["status"] == "ok" for site in sites)
 
-    assert "io.wardround" in stack.cli("events", "walk", "--json")
+    events = [json.loads(line) for line in stack.cli("events", "--json").splitlines()]
+    offsets = [each["offset"] for each in events]
+    assert offsets == list(range(offsets[0], offsets[0] + len(offsets)))
+    of_walk = [each["type"] for each in events if each["subject"].partition("/")[0] == "walk"]
+    assert of_walk.count("io.wardround.experiment.finished.v1") == 1
+    assert len(stack.cli("events", "walk").splitlines()) >= len(of_walk)  # more may be said meanwhile
 
     digests = {}
     for which in ("best", "last", "1"):

@@ -204,9 +204,13 @@ async def test_no_secret_stands_in_a_log_a_command_line_or_the_states(stack: Sta
 
 
 def test_a_service_told_to_stop_stops_in_good_order_and_is_started_again(stack: Stack) -> None:
-    before = stack.restarts("metrics")
+    before, log = stack.restarts("metrics"), stack.folder / "logs" / "metrics.log"
+    written = len(log.read_text().splitlines())
     os.kill(stack.pid("metrics"), signal.SIGTERM)
     asyncio.run(stack.until_running("metrics", restarts=before + 1))
-    log = (stack.folder / "logs" / "metrics.log").read_text()
-    events = [json.loads(line)["event"] for line in log.splitlines()]
-    assert events[-3:].count("stopped") or "stopped" in events
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()[written:]]
+    assert [event for event in events if event in ("stopping", "stopped", "started")] == [
+        "stopping",
+        "stopped",
+        "started",
+    ]
