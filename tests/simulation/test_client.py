@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -392,6 +393,5 @@ def say(federation: Federation, login: str, body: bytes) -> None:
 
 
 def park(federation: Federation, packet: Packet) -> None:
-    federation.broker.route(
-        dead_letter(packet, DeadLetterError("invalid"), queue="wr.coordinator", dead_key="dead.coordinator.hub")
-    )
+    letter = dead_letter(packet, DeadLetterError("invalid"), queue="wr.coordinator", dead_key="dead.coordinator.hub")
+    federation.broker.route(replace(letter, user_id="coordinator"))

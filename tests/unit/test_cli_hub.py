@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -406,7 +406,8 @@ def test_an_operator_lists_shows_replays_and_drops_dead_letters(world: World, wa
         COMMANDS, "cmd.coordinator.hub.x.pause", b'{"a": "\x1b[31m"}', message_id="m1", user_id="researcher-a"
     )
     why = DeadLetterError("invalid", "a: no such key")
-    world.parked = [dead_letter(said, why, queue="wr.coordinator", dead_key="dead.coordinator.hub")]
+    letter = dead_letter(said, why, queue="wr.coordinator", dead_key="dead.coordinator.hub")
+    world.parked = [replace(letter, user_id="coordinator")]
     code, out, _ = wardround("dead", "list")
     assert (code, "invalid" in out, "researcher-a" in out, "a: no such key" in out) == (0, True, True, True)
     listed = json.loads(wardround("dead", "list", "--json")[1])

@@ -10,6 +10,7 @@ import pytest
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.experiment_file import load_experiment, read_experiment
 from wardround.runtime.store.transfer import file_digest
+from wardround.runtime.toml_file import bounded_toml
 from wardround_messages.manifest import Brought, Forked
 
 GOOD = """
@@ -226,3 +227,11 @@ def test_every_field_of_the_example_can_be_broken_without_a_traceback(file: Path
             file.write_text(GOOD.replace(line, f"{line.split(' = ')[0]} = {value}", 1))
             with contextlib.suppress(CommandError):
                 load_experiment(file)
+
+
+def test_a_long_word_is_read_in_no_time() -> None:
+    begun = time.monotonic()
+    assert bounded_toml(b'purpose = "' + b"x" * 200_000 + b'"')["purpose"]
+    with pytest.raises(ValueError, match="more than"):
+        bounded_toml(b"a." * 40 + b"a = 1")
+    assert time.monotonic() - begun < 2

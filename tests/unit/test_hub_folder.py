@@ -97,3 +97,11 @@ def test_a_hub_is_made_once(tmp_path: Path) -> None:
         HubFolder.init(tmp_path / "hub", roster())
     with pytest.raises(HubError, match="begin with"):
         HubFolder.open(tmp_path / "elsewhere")
+
+
+def test_nobody_is_called_like_the_stores_administrator(tmp_path: Path) -> None:
+    hub = HubFolder.init(tmp_path / "hub", roster())
+    for add in (hub.with_site, hub.with_researcher):
+        with pytest.raises(HubError, match="administrator"):
+            add("root")
+    assert not (hub.path / "sites" / "root").exists()

@@ -50,6 +50,11 @@ class Parked:
         letter = self.letter
         if not letter.exchange or not letter.routing_key:
             raise UnusableError(f"dead letter {self.id} does not say where it was meant to go; it can only be dropped")
+        if not letter.believed:
+            raise UnusableError(
+                f"dead letter {self.id} was parked by {letter.parked_by}, which cannot have received it: what it says "
+                "of its origin may be made up; drop it"
+            )
         if not letter.sender:
             raise UnusableError(f"dead letter {self.id} has no sender that the broker vouches for; drop it")
         said = {name: value for name, value in self.packet.headers.items() if not name.startswith(("wr-", "x-"))}

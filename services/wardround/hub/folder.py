@@ -121,6 +121,8 @@ class HubFolder:
 
     def write(self) -> None:
         """Make the secrets that are missing, and every other file anew. Raises `HubError`."""
+        if STORE_ROOT in (*self.roster.sites, *self.roster.researchers):
+            raise HubError(f"'{STORE_ROOT}' cannot be a login: it is the store's own administrator")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / SECRETS).mkdir(mode=0o700, exist_ok=True)

@@ -13,7 +13,8 @@ LARGEST = 256 * 1024
 DEEPEST = 32
 _PART = r"""(?:[^\s"'=#\[\]{},.]+|"[^"\n]*"|'[^'\n]*')"""
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_TOO_DEEP = re.compile(rf"(?:{_PART}[ \t]*\.[ \t]*){{{DEEPEST}}}")
+# Only where a part begins: else a long word would be looked through from each of its letters.
+_TOO_DEEP = re.compile(rf"(?<![^\s\"'=#\[\]{{}},.])(?:{_PART}[ \t]*\.[ \t]*){{{DEEPEST}}}")
 
 
 class SettingsError(ValueError):

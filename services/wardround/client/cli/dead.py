@@ -10,6 +10,7 @@ from wardround.client.cli.on_hub import AsJson, InsecureLab, OnHub, on_hub
 
 if TYPE_CHECKING:
     from wardround.client.dead import Parked
+    from wardround.runtime.bus.dead_letters import DeadLetter
 
 app = typer.Typer(no_args_is_help=True, help="An operator's own: the messages that nobody could handle.")
 
@@ -30,7 +31,7 @@ def list_dead(hub: OnHub = None, as_json: AsJson = False, insecure_lab: Insecure
         print("no dead letters", flush=True)
     else:
         rows = (
-            (each.id, each.letter.reason, each.letter.sender, each.letter.queue, each.type, each.letter.detail)
+            (each.id, each.letter.reason, _origin(each.letter), each.letter.queue, each.type, each.letter.detail)
             for each in found
         )
         show(table(("id", "reason", "from", "queue", "type", "detail"), rows))
@@ -85,6 +86,8 @@ def _as_json(parked: "Parked") -> dict[str, Any]:
         "reason": letter.reason,
         "detail": letter.detail,
         "sender": letter.sender,
+        "parked_by": letter.parked_by,
+        "believed": letter.believed,
         "queue": letter.queue,
         "exchange": letter.exchange,
         "routing_key": letter.routing_key,
@@ -105,3 +108,8 @@ def _readable(body: bytes) -> str:
         text = body.decode(errors="backslashreplace")
     cut = text if len(text) <= BODY_SHOWN else f"{text[:BODY_SHOWN]}..."
     return "\n".join(printable(line) for line in cut.split("\n"))
+
+
+def _origin(letter: "DeadLetter") -> str:
+    """Who said the message, or that only who parked it says so."""
+    return letter.sender if letter.believed else f"{letter.parked_by} (says {letter.sender})"

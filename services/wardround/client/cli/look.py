@@ -140,6 +140,8 @@ def fetch(
 
     if out.is_dir():
         raise CommandError(f"--out: {out} is a folder; name the file to write")
+    if out.exists() and not out.is_file():
+        raise CommandError(f"--out: {out} is no ordinary file; name the file to write")
     if not out.absolute().parent.is_dir():
         raise CommandError(f"--out: there is no folder {out.absolute().parent}")
     wanted = _which(which)

@@ -1,11 +1,12 @@
 """Dead letters: what nobody could handle, with the reason, the sender and the digest of the body."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 from wardround.runtime.bus.port import DeadLetterError, Packet
 from wardround_messages.base import digest
-from wardround_messages.names import DEAD
+from wardround_messages.names import COMMANDS, DEAD, site_queue
 
 REASON = "wr-reason"
 DETAIL = "wr-detail"
@@ -20,6 +21,8 @@ BROKER_REASON = "x-first-death-reason"
 BROKER_QUEUE = "x-first-death-queue"
 BROKER_EXCHANGE = "x-first-death-exchange"
 DELIVERY_LIMIT_REASON = "delivery_limit"
+COORDINATOR = "coordinator"
+HUB_SERVICES = frozenset({COORDINATOR, "aggregator", "metrics"})
 
 
 def dead_letter(packet: Packet, error: DeadLetterError, *, queue: str, dead_key: str) -> Packet:
@@ -50,7 +53,11 @@ def _without_verdict(packet: Packet) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A packet from the queue `wr.dead`, read. `reason` is a code; `sha256` is that of `body`."""
+    """A packet from the queue `wr.dead`, read. `reason` is a code; `sha256` is that of `body`.
+
+    `parked_by` is the login that the broker vouches for. What it says of the message's origin is `believed` of the
+    hub's services, and of a site for what its own queue held; of anybody else it may be made up.
+    """
 
     reason: str
     detail: str
@@ -60,6 +67,8 @@ class DeadLetter:
     queue: str
     sha256: str
     body: bytes
+    parked_by: str = ""
+    believed: bool = True
 
     @classmethod
     def read(cls, packet: Packet) -> Self:
@@ -75,4 +84,17 @@ class DeadLetter:
             queue=headers.get(QUEUE if by_consumer else BROKER_QUEUE, ""),
             sha256=digest(packet.body),
             body=packet.body,
+            parked_by=packet.user_id or "",
+            believed=not by_consumer or _is_believed(headers, packet.user_id or ""),
         )
+
+
+def _is_believed(headers: Mapping[str, str], parked_by: str) -> bool:
+    if parked_by in HUB_SERVICES:
+        return True
+    return (
+        headers.get(QUEUE) == site_queue(parked_by)
+        and headers.get(SENDER) == COORDINATOR
+        and headers.get(EXCHANGE) == COMMANDS
+        and headers.get(ROUTING_KEY, "").startswith(f"cmd.site-agent.{parked_by}.")
+    )
