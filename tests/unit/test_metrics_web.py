@@ -220,7 +220,7 @@ async def test_after_the_stream_is_wiped_every_experiment_in_the_store_is_listed
     async with answering(world) as (one, service):
         for story in (*stories, live):
             await world.happens(story)
-        await until(lambda: all(has_finished(service, story)() for story in stories))
+        await until(lambda: all(has_finished(service, story)() for story in stories) and "live" in service.board)
         before = await listed(one)
     world.broker.wipe()
     async with answering(world, keep_ended=1) as (one, service):
