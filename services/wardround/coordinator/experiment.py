@@ -1,4 +1,4 @@
-"""One experiment's loop: list, decide, act. Every wake-up does the same; the timer is one more wake-up."""
+"""One experiment's loop: look, decide, act. Wake-ups differ only in how far they look; the timer is one of them."""
 
 import asyncio
 import contextlib
