@@ -367,7 +367,8 @@ async def test_during_an_alarm_publishing_is_an_outage_and_reading_goes_on(broke
 
     await patiently(lambda: coordinator.publish(command("after")), longest=0.2)
     await until(lambda: "after" in inbox.bodies)
-    assert inbox.bodies.count("late") == 1  # the first, before the broker said why it did not answer
+    # The first at most, if it left before the broker said why it would not answer.
+    assert inbox.bodies.count("late") <= 1
 
 
 async def test_full_queue_is_an_outage_for_who_publishes_to_it_and_for_nobody_else(broker: Broker) -> None:
