@@ -358,17 +358,20 @@ async def test_during_an_alarm_publishing_is_an_outage_and_reading_goes_on(broke
     site, inbox = await broker.connect("clinic-1"), Inbox()
     await coordinator.publish(command("before"))
     with broker.alarm():
-        for _ in range(4):
+        with pytest.raises(BusUnavailableError):
+            async with asyncio.timeout(10):
+                while True:  # an alarm takes a moment until it has reached the connections
+                    await coordinator.publish(command("just before"))
+        for _ in range(3):
             with pytest.raises(BusUnavailableError):
-                await coordinator.publish(command("late"))
+                await coordinator.publish(command("during"))
         await read(site, inbox)
-        await until(lambda: inbox.bodies == ["before"])
+        await until(lambda: "before" in inbox.bodies)
         assert site.connected
 
     await patiently(lambda: coordinator.publish(command("after")), longest=0.2)
     await until(lambda: "after" in inbox.bodies)
-    # The first at most, if it left before the broker said why it would not answer.
-    assert inbox.bodies.count("late") <= 1
+    assert "during" not in inbox.bodies
 
 
 async def test_full_queue_is_an_outage_for_who_publishes_to_it_and_for_nobody_else(broker: Broker) -> None:
