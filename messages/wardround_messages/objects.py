@@ -31,11 +31,19 @@ class Consent(Model):
     at: Timestamp
 
 
+class LogHead(Model):
+    """A line of the site's own log, by its number and the SHA-256 of its bytes. It vouches for all lines before it."""
+
+    number: Annotated[int, Field(ge=1, le=2**53)]
+    sha256: Sha256
+
+
 class Answer(Model):
     """With this a site ends a task. Only this counts.
 
     `received` describes the model the task was given, `trained` the training itself. `cases` is the weight of the
-    update; null where the strategy weighs equally.
+    update; null where the strategy weighs equally. `log` is the newest line of the site's log before the answer was
+    made: whoever holds the answer would notice a log that was rewritten later.
     """
 
     v: V1 = 1
@@ -57,6 +65,7 @@ class Answer(Model):
     trainer: Trainer | None = None
     seconds: Annotated[dict[Code, Seconds], Field(max_length=20)] = {}
     steps: Count = 0
+    log: LogHead | None = None
     at: Timestamp
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ DELIVERY_LIMIT = 20
 NO_DELIVERY_LIMIT = 2**31 - 1
 ANNOUNCED_ROUTING_KEY = "announced"
 OPERATOR = "operator"
+LOOK_PREFIX = "wr.look."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,14 @@ class Binding:
 @dataclass(frozen=True, slots=True)
 class Login:
     """`writes` maps an exchange to the regular expression that a routing key must match; `reads` names queues;
-    `declares` names exchanges; one that `impersonates` may publish under the name of another login."""
+    `declares` names exchanges; `looks` names exchanges to which it may bind queues of its own, whose names begin with
+    `LOOK_PREFIX`; one that `impersonates` may publish under the name of another login."""
 
     name: str
     writes: dict[str, str]
     reads: tuple[str, ...] = ()
     declares: tuple[str, ...] = ()
+    looks: tuple[str, ...] = ()
     impersonates: bool = False
 
 
@@ -89,6 +92,8 @@ def topology(sites: tuple[str, ...], researchers: tuple[str, ...]) -> Topology:
                     names.DEAD: r"^dead\.coordinator\.hub$",
                 },
                 (names.COORDINATOR_QUEUE,),
+                # All announcements come to it anyhow; a queue of one's own shows whether they come at all.
+                looks=(names.OBJECTSTORE,),
             ),
             Login("aggregator", {names.DEAD: r"^dead\.aggregator\.hub$"}, (names.AGGREGATOR_QUEUE,)),
             Login("metrics", {names.DEAD: r"^dead\.metrics\.hub$"}, (names.METRICS_STREAM,)),

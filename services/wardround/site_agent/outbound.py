@@ -121,23 +121,25 @@ def plain(words: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What of a result's numbers may leave; `kept_back` is how many metrics stay."""
+    """What of a result's numbers may leave; `kept_back` is how many metrics stay, `seconds` what each phase took."""
 
     cases: int | None
     received: Measured | None
     trained: dict[str, float | None]
     kept_back: int
+    seconds: dict[str, float]
+    steps: int
 
 
 def figures(result: TaskResult, *, task: Task, leave: Leave, counts_leave: bool) -> Figures:
     """The numbers of a result that the policy lets leave. Of a check nothing does but codes; case counts stay where
     the strategy weighs sites equally."""
     if task is Task.CHECK:
-        return Figures(None, None, {}, 0)
+        return Figures(None, None, {}, 0, {}, 0)
     trained, back_trained = leave.metrics_allowed(result.trained)
     received, back_received = None, 0
     if result.received is not None:
         values, back_received = leave.metrics_allowed(result.received.values)
         received = Measured(cases=result.received.cases if counts_leave else None, values=values)
     cases = result.cases if counts_leave and result.cases > 0 else None
-    return Figures(cases, received, trained, back_trained + back_received)
+    return Figures(cases, received, trained, back_trained + back_received, dict(result.seconds), result.steps)

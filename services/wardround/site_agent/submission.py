@@ -7,6 +7,7 @@ import structlog
 
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError
 from wardround.runtime.store.transfer import create_or_compare, file_digest
+from wardround.site_agent.audit_facts import about_answer, about_trainer
 from wardround.site_agent.hand import Hand, names_of
 from wardround.site_agent.site import Site
 from wardround_messages.base import canonical_json, digest
@@ -40,10 +41,13 @@ class Submission:
     async def submit(self, hand: Hand, answer: Answer, update: bytes | Path | None = None) -> None:
         """Store the update, if there is one, then the answer. An answer that stood there before counts."""
         hand.phase = "submitting"
+        cases_sha256 = _digest_of(self._site.folder(hand.start.task_id) / CASES)
+        if cases_sha256 is not None:
+            hand.noted["cases_sha256"] = cases_sha256
         try:
             if answer.update is not None and update is not None:
-                await self._put_update(hand.start, answer, update)
-            stored = await self._create_answer(hand.start, answer)
+                await self._put_update(hand, answer, update)
+            stored = await self._create_answer(hand, answer)
         except NotFoundError:
             log.error("answer_not_stored", task=str(hand.start.task_id), reason="the bucket does not exist")
             await self.close(hand, "unanswerable")
@@ -61,33 +65,20 @@ class Submission:
         hand.phase = "answered"
         shutil.rmtree(self._site.folder(task), ignore_errors=True)
 
-    async def _put_update(self, start: StartTask, answer: Answer, content: bytes | Path) -> None:
-        site, update = self._site, answer.update
+    async def _put_update(self, hand: Hand, answer: Answer, content: bytes | Path) -> None:
+        site, update, bucket = self._site, answer.update, bucket_of(hand.start.experiment)
         assert update is not None  # noqa: S101 - the caller looked
-        await site.write(
-            site.audit.write,
-            "update",
-            task=str(start.task_id),
-            key=update.key,
-            size=update.size,
-            sha256=update.sha256,
-            cases_sha256=_digest_of(site.folder(start.task_id) / CASES),
-        )
-        await site.patience(lambda: site.store.put(bucket_of(start.experiment), update.key, content))
+        about = hand.noted | about_trainer(answer.trainer)
+        await site.log("update", **about, key=update.key, size=update.size, sha256=update.sha256)
+        await site.patience(lambda: site.store.put(bucket, update.key, content))
 
-    async def _create_answer(self, start: StartTask, answer: Answer) -> bool:
-        site, key, data = self._site, _answer_key(start), canonical_json(answer)
-        await site.write(
-            site.audit.write,
-            "answer",
-            task=str(start.task_id),
-            key=key,
-            size=len(data),
-            sha256=digest(data),
-            outcome=answer.outcome,
-            code=None if answer.failure is None else answer.failure.code,
-        )
-        return await site.patience(lambda: create_or_compare(site.store, bucket_of(start.experiment), key, data))
+    async def _create_answer(self, hand: Hand, answer: Answer) -> bool:
+        site, key, bucket = self._site, _answer_key(hand.start), bucket_of(hand.start.experiment)
+        # Whoever holds the answer can tell later whether the lines before it are still the same.
+        data = canonical_json(answer.model_copy(update={"log": site.audit.head}))
+        about = hand.noted | about_answer(answer)
+        await site.log("answer", **about, key=key, size=len(data), sha256=digest(data))
+        return await site.patience(lambda: create_or_compare(site.store, bucket, key, data))
 
 
 def _answer_key(start: StartTask) -> str:
