@@ -103,7 +103,7 @@ def test_check_exits_1_where_two_trainings_differ(tmp_path: Path, data: Path, mo
 def test_check_exits_1_with_the_reason_where_a_task_fails(tmp_path: Path) -> None:
     error = refused("check", "adding", "--data", tmp_path)
     assert error.code == Exit.ENDED_BADLY
-    assert str(error) == "train: too_few_cases: 0 found where at least 1 are needed"
+    assert str(error) == "train: data_empty: the folders of the data set hold no case that this trainer reads"
 
 
 @pytest.mark.slow

@@ -133,6 +133,13 @@ def test_one_case_cannot_be_split(metrics: MetricsFile, task: Task) -> None:
         job_of(metrics, task).split(["a"])
 
 
+@pytest.mark.parametrize("task", [Task.TRAIN, Task.TEST, Task.CHECK])
+def test_no_case_at_all_is_told_from_too_few(metrics: MetricsFile, task: Task) -> None:
+    for divide in (job_of(metrics, task).split, job_of(metrics, task).unsplit):
+        with pytest.raises(TaskError, match="data_empty"):
+            divide([])
+
+
 def test_a_name_with_a_line_break_is_refused(metrics: MetricsFile) -> None:
     with pytest.raises(TaskError, match="case_unreadable"):
         job_of(metrics).split(["a\nb", "c"])

@@ -23,6 +23,7 @@ from wardround_messages.names import Task
 from wardround_messages.task_folder import (
     CASES,
     JOB,
+    LOCK,
     METRIC_LINE_AT_MOST,
     METRICS,
     MODEL,
@@ -269,10 +270,10 @@ def test_a_job_that_cannot_be_done_fails_with_a_code(
     assert code_of(run_folder(fill(tmp_path / "task", Task.TRAIN, data, model=ZEROS, **job))) == code
 
 
-def test_too_few_cases_and_absent_folders_fail_with_a_code(tmp_path: Path) -> None:
+def test_empty_and_absent_folders_fail_with_a_code(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert code_of(run_folder(fill(tmp_path / "a", Task.TRAIN, empty, model=ZEROS))) == "too_few_cases"
+    assert code_of(run_folder(fill(tmp_path / "a", Task.TRAIN, empty, model=ZEROS))) == "data_empty"
     assert code_of(run_folder(fill(tmp_path / "b", Task.TRAIN, tmp_path / "none", model=ZEROS))) == "data_missing"
 
 
@@ -449,7 +450,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, data: Path)
     ended = command("run", folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     assert ended.returncode == 0
     assert code_of(result_of(folder)) == "disk_full"
-    assert sorted(path.name for path in folder.iterdir()) == [CASES, JOB, METRICS, MODEL, RESULT]
+    assert sorted(path.name for path in folder.iterdir()) == [CASES, JOB, METRICS, MODEL, RESULT, LOCK]
 
 
 @pytest.mark.slow

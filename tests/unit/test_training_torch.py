@@ -109,6 +109,22 @@ def test_a_network_with_a_state_that_is_no_tensor_is_told(tmp_path: Path, data: 
 # --- optimizer state ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_has_a_code_of_its_own(tmp_path: Path, data: Path) -> None:
+    model = first_model(tmp_path / "first", data, "wantinggpu")
+    failure = run(tmp_path / "train", data, Task.TRAIN, "wantinggpu", model).failure
+    assert failure is not None
+    assert (failure.phase, failure.code) == ("train", "gpu_missing")
+    checked = run(tmp_path / "check", data, Task.CHECK, "wantinggpu")
+    assert (checked.failure, checked.text) == (failure, "")
+
+
+def test_a_gpu_with_too_little_memory_has_a_code_of_its_own(tmp_path: Path, data: Path) -> None:
+    failure = run(tmp_path / "check", data, Task.CHECK, "exhausting").failure
+    assert failure is not None
+    assert (failure.phase, failure.code) == ("train", "gpu_memory")
+
+
 def straight(data: Path, tmp_path: Path, trainer: str) -> np.ndarray:
     """The weight after four epochs at once."""
     run(tmp_path / "straight", data, Task.TRAIN, trainer, first_model(tmp_path / "f", data, trainer), epochs=4)

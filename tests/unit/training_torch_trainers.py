@@ -109,3 +109,14 @@ class Both(Adams):
         for optimizer in optimizers:
             optimizer.step()
         return Outcome(cases=len(cases))
+
+
+class WantingGpu(Norming):
+    def train(self, net, cases, job):
+        net.cuda()
+        return Outcome(cases=len(cases))
+
+
+class Exhausting(Norming):
+    def train(self, net, cases, job):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

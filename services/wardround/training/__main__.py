@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,16 @@ from types import FrameType
 from typing import NoReturn
 
 from wardround.training.errors import CancelledTaskError
+from wardround.training.folder_lock import FolderLock, folder_lock
+from wardround.training.guard import guard
 from wardround.training.registry import describe
 from wardround.training.runner import run_folder
+from wardround_messages.task_folder import RESULT
 
 NO_RESULT = 1
 CANCELLED = 128 + signal.SIGTERM
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,17 +29,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, _cancel)
+    if asked.command == "describe":
+        print(json.dumps([trainer.model_dump(mode="json") for trainer in describe()], indent=2))
+        return 0
     try:
-        if asked.command == "describe":
-            print(json.dumps([trainer.model_dump(mode="json") for trainer in describe()], indent=2))
-        else:
-            run_folder(asked.folder, check=asked.command == "check")
+        # In its folder, the training has to do with this folder, and not with one that is made anew under its name.
+        os.chdir(asked.folder)
+        with folder_lock(Path()) as lock:
+            if asked.command == "run" and asked.ends_with_stdin:
+                guard(lambda: _exit_code(lock, check=False))
+            return _exit_code(lock, check=asked.command == "check")
     except CancelledTaskError:
         return CANCELLED
     except OSError as error:
-        print(f"no result could be written: {error}", file=sys.stderr)
-        return NO_RESULT
+        return _no_result(error)
+
+
+def _exit_code(lock: FolderLock, *, check: bool) -> int:
+    signal.signal(signal.SIGTERM, _cancel)
+    try:
+        lock.acquire()
+        # The agent makes a folder anew for another job, so a result that is there is of this job.
+        if not check and Path(RESULT).is_file():
+            logger.info("done already")
+            return 0
+        lock.note_beginning()
+        run_folder(Path(), check=check)
+    except CancelledTaskError:
+        return CANCELLED
+    except OSError as error:
+        return _no_result(error)
     return 0
+
+
+def _no_result(error: OSError) -> int:
+    print(f"no result could be written: {error}", file=sys.stderr)
+    return NO_RESULT
 
 
 def _cancel(signal_number: int, frame: FrameType | None) -> NoReturn:
@@ -43,7 +74,13 @@ def _cancel(signal_number: int, frame: FrameType | None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wardround.training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="do the task in a folder").add_argument("folder", type=Path)
+    run = commands.add_parser("run", help="do the task in a folder, unless it is done; one at a time in a folder")
+    run.add_argument("folder", type=Path)
+    run.add_argument(
+        "--ends-with-stdin",
+        action="store_true",
+        help="end when standard input does, with every process that it started",
+    )
     commands.add_parser("check", help="try two cases, one step").add_argument("folder", type=Path)
     commands.add_parser("describe", help="list the installed trainers as JSON")
     return parser

@@ -97,9 +97,11 @@ class TrainingJob(Generic[P]):
         is a validation case. Either list keeps the order of `cases`.
 
         Raises:
-            TaskError: `too_few_cases`, with fewer than two cases to split, or none to test on.
+            TaskError: `data_empty`, without a case; `too_few_cases`, with one that would have to be split.
         """
-        names = self._use(cases, at_least=1 if self._task is Task.TEST else 2)
+        names = self._use(cases)
+        if len(names) < 2 and self._task is not Task.TEST:
+            raise TaskError("too_few_cases", "a split takes at least two cases")
         if self._task is Task.TEST:
             return [], list(cases)
         if self._task is Task.CHECK:
@@ -114,16 +116,16 @@ class TrainingJob(Generic[P]):
         """All cases for training and for validation alike, for what learns nothing by heart.
 
         Raises:
-            TaskError: `too_few_cases`, where there is none.
+            TaskError: `data_empty`, where there is none.
         """
-        self._use(cases, at_least=1)
+        self._use(cases)
         chosen = list(cases[:2] if self._task is Task.CHECK else cases)
         return chosen, list(chosen)
 
-    def _use(self, cases: Sequence[Case], at_least: int) -> list[str]:
+    def _use(self, cases: Sequence[Case]) -> list[str]:
         names = [self.data.name(case) if isinstance(case, Path) else case for case in cases]
-        if len(names) < at_least:
-            raise TaskError("too_few_cases", f"{len(names)} found where at least {at_least} are needed")
+        if not names:
+            raise TaskError("data_empty", "the folders of the data set hold no case that this trainer reads")
         if any("\n" in name or "\r" in name for name in names):
             raise TaskError("case_unreadable", "the name of a case holds a line break; rename it")
         self.cases_used += names[:2] if self._task is Task.CHECK else names

@@ -5,8 +5,6 @@ standard input, `{"run": "<task id>"}` and `{"cancel": "<task id>"}`; reports ar
 `{"ready": true}` first, then `{"ended": "<task id>", "status": n}` with the exit status, or minus the signal's number.
 """
 
-import ctypes
-import fcntl
 import gc
 import json
 import os
@@ -21,16 +19,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from wardround.training import __main__ as command
+from wardround.training.processes import die_with, signal_group
 from wardround.training.registry import code_digest, describe, installed_trainer
 from wardround_messages.names import parse_task_id
-from wardround_messages.task_folder import OUTPUT, RESULT
+from wardround_messages.task_folder import OUTPUT
 
 GRACE = 1.0
 """Seconds between SIGTERM and SIGKILL."""
 
 _COULD_NOT_START = 1
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(slots=True)
@@ -127,8 +124,7 @@ class ForkServer:
         return os.waitstatus_to_exitcode(status)
 
     def _signal(self, task: str, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # macOS forbids what Linux does not find
-            os.killpg(self._children[task].pid, number)
+        signal_group(self._children[task].pid, number)
 
     def _report(self, **line: object) -> None:
         os.write(self._reports, json.dumps(line).encode() + b"\n")
@@ -138,14 +134,13 @@ def _be_the_child(folder: Path, server: int, pipes: tuple[int, ...]) -> NoReturn
     status = 1
     try:
         os.setpgid(0, 0)
-        _die_with(server)
+        die_with(server)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for pipe in pipes:
             os.close(pipe)
         _redirect_output(folder / OUTPUT)
-        _one_at_a_time(folder)
-        status = 0 if (folder / RESULT).exists() else _train(folder)
+        status = _train(folder)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -162,25 +157,10 @@ def _train(folder: Path) -> int:
     return command.main(["run", str(folder)])
 
 
-def _die_with(server: int) -> None:
-    """Have the kernel kill this process when the server ends in any way, be it by SIGKILL."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != server:
-            os._exit(1)
-
-
 def _redirect_output(file: Path) -> None:
     with file.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-
-
-def _one_at_a_time(folder: Path) -> None:
-    """Wait until nobody else trains in the folder, be it for another agent; the lock ends with this process."""
-    lock = os.open(folder, os.O_RDONLY)
-    os.set_inheritable(lock, True)
-    fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _code_changed() -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,8 +66,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     # safetensors takes the memory as it lies: a transposed view would be written in the wrong order.
     dense = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     with _renamed_when_done(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # as the umask has it; safetensors would leave it to its owner alone
         try:
             safetensors.numpy.save_file(dense, part)
+            part.chmod(stat.S_IMODE(mode))
         except SafetensorError as error:
             if said := _OS_ERROR.search(str(error)):
                 raise OSError(int(said[1]), os.strerror(int(said[1]))) from error

@@ -1,5 +1,6 @@
 """Trainers in torch: the one module that imports it."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from wardround.training.trainer import Trainer
 
 P = TypeVar("P", bound=Parameters)
 O = TypeVar("O", bound=torch.optim.Optimizer)  # noqa: E741 - an optimizer, as P are parameters
+# Torch has no type of its own for it: "Found no NVIDIA driver", "Torch not compiled with CUDA enabled", and the like.
+_WANTS_A_GPU = re.compile("CUDA|NVIDIA")
 
 
 class TorchJob(TrainingJob[P]):
@@ -106,6 +109,12 @@ class TorchTrainer(Trainer[P, nn.Module]):
                 torch.use_deterministic_algorithms(True)
             try:
                 yield
+            except torch.OutOfMemoryError as error:
+                raise TaskError("gpu_memory", "the GPU has too little memory free for this trainer") from error
+            except (RuntimeError, AssertionError) as error:
+                if torch.cuda.is_available() or not _WANTS_A_GPU.search(str(error)):
+                    raise
+                raise TaskError("gpu_missing", "the trainer needs a GPU, and torch finds none here") from error
             finally:
                 torch.set_num_threads(threads)
                 torch.use_deterministic_algorithms(algorithms)

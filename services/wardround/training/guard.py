@@ -1,0 +1,111 @@
+"""A training that ends when the input of its process does, with every process that it started."""
+
+import os
+import selectors
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from wardround.training.processes import adopt_orphans, die_with, kill_children, signal_group
+
+GRACE = 0.3
+"""Seconds between SIGTERM and SIGKILL."""
+
+_ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+def guard(work: Callable[[], int]) -> NoReturn:
+    """Do `work` in a forked child, and exit with its exit code; with 128 and the signal's number where one ended it.
+
+    Standard input is a leash: nothing is read from it. Once whoever holds its other end lets go, is killed even, or
+    this process hears SIGTERM, the child is asked to end by SIGTERM, and then killed. However the child ends, no
+    process that it started is left. Has one thread only, as a fork takes no other thread along.
+    """
+    adopt_orphans()
+    leash = os.dup(0)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for number in (*_ENDING, signal.SIGCHLD):
+        signal.signal(number, lambda number, frame: None)
+
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _be_the_child(work, parent, (leash, woken, wake))
+    with suppress(OSError):  # both sides set the group, so that no signal comes too early
+        os.setpgid(child, child)
+    _wait(child, leash, woken)
+    status = _end_all(child)
+    os._exit(status if status >= 0 else 128 - status)  # at once: there is nothing to tidy up
+
+
+def _be_the_child(work: Callable[[], int], parent: int, not_its_own: tuple[int, ...]) -> NoReturn:
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        die_with(parent)
+        signal.set_wakeup_fd(-1)
+        for number in (*_ENDING, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        for file in not_its_own:
+            os.close(file)
+        status = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _wait(child: int, leash: int, woken: int) -> None:
+    """Return when the child is over, or has had its time to end."""
+    kill_at: float | None = None
+    with selectors.DefaultSelector() as selector:
+        selector.register(leash, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        while not _over(child):
+            if kill_at is not None and kill_at <= time.monotonic():
+                return
+            ends = False
+            for key, _ in selector.select(None if kill_at is None else kill_at - time.monotonic()):
+                received = os.read(key.fd, 4096)
+                if key.fd == woken:
+                    ends |= not _ENDING.isdisjoint(received)
+                elif not received:
+                    selector.unregister(leash)
+                    ends = True
+            if ends and kill_at is None:
+                signal_group(child, signal.SIGTERM)
+                kill_at = time.monotonic() + GRACE
+
+
+def _over(child: int) -> bool:
+    """Whether the child has ended; orphans that ended are buried on the way."""
+    while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if ended.si_pid == child:
+            return True
+        os.waitpid(ended.si_pid, 0)
+    return False
+
+
+def _end_all(child: int) -> int:
+    """The exit status of the child, once neither it nor any process that it started is there."""
+    status = 0
+    signal_group(child, signal.SIGKILL)
+    while True:
+        kill_children()  # each death may leave orphans, who are children from then on
+        try:
+            ended, how = os.waitpid(-1, 0)
+        except ChildProcessError:
+            return status
+        if ended == child:
+            status = os.waitstatus_to_exitcode(how)
