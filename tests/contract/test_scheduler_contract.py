@@ -10,7 +10,7 @@ import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -19,14 +19,16 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from servers.airflow import AirflowServer
 from wardround.site_agent.scheduler import local as local_scheduling
+from wardround.site_agent.scheduler.airflow import AirflowScheduler
 from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround.site_agent.scheduler.local import LocalScheduler
 from wardround.site_agent.scheduler.port import Scheduler, SchedulerError, UnknownRunError
 from wardround.training import run_folder
 from wardround.training.datasets import counting
 from wardround_messages.names import Task, TaskId
-from wardround_messages.task_folder import JOB, METRICS, OUTPUT, RESULT, TaskResult
+from wardround_messages.task_folder import JOB, LOCK, METRICS, OUTPUT, RESULT, TaskResult
 
 # One server process for all tests of an adapter, as starting one costs more than the tests.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -77,10 +79,15 @@ class OddTrainer(NumpyTrainer[OddParameters]):
 
 @dataclass(frozen=True)
 class Clinic:
-    """A spool and a data set; `scheduler` makes a scheduler that works on them."""
+    """A spool and a data set; `scheduler` makes a scheduler that works on them.
+
+    What is asked of it is answered within `answers_within` seconds, and a training stopped within `stops_within`.
+    """
 
     root: Path
     scheduler: Callable[[], Scheduler]
+    answers_within: float = 0.1
+    stops_within: float = 1.0
     rounds: Iterator[int] = field(default_factory=count)
 
     @property
@@ -115,6 +122,10 @@ class Clinic:
     def result(self, task: str) -> TaskResult:
         return TaskResult.model_validate_json((self.folder(task) / RESULT).read_bytes())
 
+    def trained(self, task: str) -> int:
+        """How many trainings have begun in the task's folder."""
+        return len((self.folder(task) / LOCK).read_text().splitlines())
+
     def made_at(self, task: str) -> int:
         return (self.folder(task) / RESULT).stat().st_mtime_ns
 
@@ -144,9 +155,26 @@ def clinic_at(root: Path, adapter: Callable[[Path], Scheduler]) -> Clinic:
     return Clinic(root, lambda: adapter(root))
 
 
-@pytest.fixture(scope="module", params=[inline, local])
+@pytest.fixture(scope="module")
+def airflow_clinic(airflow_server: AirflowServer) -> Clinic:
+    """Airflow ends a training at its next sign of life, which it gives every second."""
+    clinic = clinic_at(
+        airflow_server.spool.parent, lambda root: AirflowScheduler(airflow_server.settings(), root / "spool")
+    )
+    return replace(clinic, answers_within=2.0, stops_within=3.0)
+
+
+@pytest.fixture(scope="module", params=[inline, local, pytest.param("airflow", marks=pytest.mark.slow)])
 def clinic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Clinic:
+    if request.param == "airflow":
+        return request.getfixturevalue("airflow_clinic")
     return clinic_at(tmp_path_factory.mktemp("clinic"), request.param)
+
+
+@pytest.fixture(params=[inline, local])
+def own_clinic(request: pytest.FixtureRequest, tmp_path: Path) -> Clinic:
+    """One whose trainings belong to the agent."""
+    return clinic_at(tmp_path, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +264,7 @@ async def test_waiting_after_the_end_returns_at_once(clinic: Clinic, scheduler: 
     task = clinic.task()
     await scheduler.trigger(task)
     end = await scheduler.wait(task)
-    async with asyncio.timeout(0.1):
+    async with asyncio.timeout(clinic.answers_within):
         assert await scheduler.wait(task) == end
 
 
@@ -246,6 +274,28 @@ async def test_giving_up_waiting_leaves_the_run_going(clinic: Clinic, scheduler:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(scheduler.wait(task), 0.02)
     assert (await scheduler.wait(task)).succeeded
+
+
+async def test_whoever_waits_hears_once_that_the_run_has_begun(clinic: Clinic, scheduler: Scheduler) -> None:
+    task, heard = clinic.task(seconds=0.3), []
+    await scheduler.trigger(task)
+    await asyncio.gather(
+        scheduler.wait(task, began=lambda: heard.append("first")),
+        scheduler.wait(task, began=lambda: heard.append("second")),
+    )
+    await scheduler.wait(task, began=lambda: heard.append("at the end"))
+    assert sorted(heard) == ["at the end", "first", "second"]
+
+
+async def test_a_run_has_begun_while_its_training_is_at_work(clinic: Clinic, scheduler: Scheduler) -> None:
+    task, begun = clinic.task(seconds=60), asyncio.Event()
+    await scheduler.trigger(task)
+    waiting = asyncio.create_task(scheduler.wait(task, began=begun.set))
+    async with asyncio.timeout(20):
+        await begun.wait()
+    assert not waiting.done()
+    await scheduler.cancel(task)
+    await waiting
 
 
 async def test_a_run_nobody_triggered_is_unknown(clinic: Clinic, scheduler: Scheduler) -> None:
@@ -277,14 +327,14 @@ async def test_again_runs_again_after_an_end(clinic: Clinic, scheduler: Schedule
     assert clinic.made_at(task) > made_at
 
 
-async def test_cancelling_ends_a_run_within_a_second_and_leaves_no_result(clinic: Clinic, scheduler: Scheduler) -> None:
+async def test_cancelling_ends_a_run_soon_and_leaves_no_result(clinic: Clinic, scheduler: Scheduler) -> None:
     task = clinic.task(seconds=60)
     await scheduler.trigger(task)
     await clinic.begun(task)
     start = time.monotonic()
     await scheduler.cancel(task)
     end = await scheduler.wait(task)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < clinic.stops_within
     assert (end.succeeded, end.code) == (False, "cancelled")
     assert not (clinic.folder(task) / RESULT).exists()
 
@@ -350,17 +400,20 @@ async def test_a_task_without_a_job_is_refused(clinic: Clinic, scheduler: Schedu
     assert raised.value.code == "no_folder"
 
 
-async def test_closing_ends_what_runs(clinic: Clinic) -> None:
-    task = clinic.task(seconds=60)
-    before = processes_of(clinic.root)
-    scheduler = clinic.scheduler()
+# --- trainings that belong to the agent --------------------------------------------------------------------------
+
+
+async def test_closing_ends_what_runs(own_clinic: Clinic) -> None:
+    task = own_clinic.task(seconds=60)
+    before = processes_of(own_clinic.root)
+    scheduler = own_clinic.scheduler()
     await scheduler.trigger(task)
-    await clinic.begun(task)
+    await own_clinic.begun(task)
     start = time.monotonic()
     await scheduler.close()
     assert not (await scheduler.wait(task)).succeeded
     assert time.monotonic() - start < 2
-    assert processes_of(clinic.root) == before
+    assert processes_of(own_clinic.root) == before
 
 
 # --- child processes ---------------------------------------------------------------------------------------------
@@ -587,9 +640,13 @@ async def test_a_run_that_waits_for_its_turn_is_cancelled_at_once(inline_clinic:
     await scheduler.trigger(first)
     await inline_clinic.begun(first)
     await scheduler.trigger(second)
+    begun: list[str] = []
+    waiting = asyncio.create_task(scheduler.wait(second, began=lambda: begun.append("begun")))
+    await asyncio.sleep(0.05)
+    assert begun == []
     async with asyncio.timeout(0.2):
         await scheduler.cancel(second)
-        assert (await scheduler.wait(second)).code == "cancelled"
+        assert (await waiting).code == "cancelled"
     assert (await scheduler.wait(first)).succeeded
     assert not (inline_clinic.folder(second) / RESULT).exists()
 
@@ -615,3 +672,19 @@ async def test_without_threads_a_training_runs_in_place(inline_clinic: Clinic) -
     await asyncio.sleep(0)
     assert inline_clinic.result(task).failure is None
     assert (await scheduler.wait(task)).succeeded
+
+
+# --- trainings that belong to the clinic's Airflow ---------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_training_outlives_the_agent_and_is_found_again(airflow_clinic: Clinic) -> None:
+    task = airflow_clinic.task(seconds=2)
+    first = airflow_clinic.scheduler()
+    await first.trigger(task)
+    await airflow_clinic.begun(task)
+    await first.close()
+    async with closing(airflow_clinic) as second:
+        await second.trigger(task)
+        assert (await second.wait(task)).succeeded
+    assert airflow_clinic.trained(task) == 1

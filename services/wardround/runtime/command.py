@@ -12,7 +12,7 @@ import structlog
 
 from wardround import __version__
 from wardround.runtime.bus.port import BusError
-from wardround.runtime.encryption import UnencryptedError
+from wardround.runtime.encryption import UnencryptedError, refuse_unencrypted
 from wardround.runtime.http import EndpointError
 from wardround.runtime.http_settings import ExposedError, refuse_exposed
 from wardround.runtime.logging import configure_logging, printable
@@ -99,6 +99,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 async def _check(shell: Shell[S], settings: S, *, insecure_lab: bool) -> Exit:
     """Print a line for each thing looked at."""
     refuse_exposed(settings.http, insecure_lab=insecure_lab)
+    refuse_unencrypted(shell.addresses(settings), insecure_lab=insecure_lab)
     print("ok    settings")
     worst = Exit.STOPPED
     async for what, trouble in _connections(shell, settings, insecure_lab=insecure_lab):

@@ -5,7 +5,6 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -18,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from wardround import __version__
 from wardround.runtime.http_guard import Guard
-from wardround.runtime.http_protocol import DRAINS_WITHIN, BoundedServer
+from wardround.runtime.http_protocol import BoundedServer
 from wardround.runtime.http_settings import HttpSettings
 from wardround.runtime.telemetry import process_figures
 
@@ -67,6 +66,7 @@ class Endpoint:
         self._settings = settings
         self._service = service
         self._checks = checks
+        self._concerns: dict[str, Callable[[], str | None]] = {}
         self._registry = registry
         self._socket: socket.socket | None = None
         self._port: int | None = None
@@ -89,9 +89,12 @@ class Endpoint:
             raise RuntimeError("not listening yet")
         return self._port
 
-    def add(self, routes: Sequence[BaseRoute]) -> None:
-        """Serve these pages, too, from here on."""
+    def add(
+        self, routes: Sequence[BaseRoute], *, concerns: Mapping[str, Callable[[], str | None]] | None = None
+    ) -> None:
+        """Serve these pages, too, from here on; of these concerns `/health` tells, and they keep nothing from ready."""
         self._app.router.routes.extend(routes)
+        self._concerns |= concerns or {}
 
     def bind(self) -> None:
         """Listen from here on; requests wait until `serve` runs. Raises `PortTakenError`, `CannotListenError`."""
@@ -111,37 +114,23 @@ class Endpoint:
         self.bind()
         assert self._socket is not None  # noqa: S101 - just bound
         server = BoundedServer(Guard(self._app, token=token), encrypted=encrypted)
-        serving = asyncio.create_task(server.serve(sockets=[self._socket]), name="http")
         log.info("listening", host=self._settings.host, port=self.port, encrypted=encrypted is not None)
-        try:
-            await asyncio.shield(serving)
-        finally:
-            self._closing.set()
-            server.should_exit = True
-            try:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(DRAINS_WITHIN + 1):
-                        await asyncio.wait({serving})
-            finally:
-                server.drop_all()
-                serving.cancel()
-                await asyncio.wait({serving})
-            self._socket.close()
+        await server.serve_until_cancelled(self._socket, closing=self._closing)
 
     def _missing(self) -> dict[str, str]:
         """What keeps the service from being ready, by the name of the check."""
-        return {name: what for name, check in self._checks.items() if (what := check()) is not None}
+        return _found(self._checks)
 
     # --- pages -------------------------------------------------------------------------------------------------------
 
     async def _health(self, _: Request) -> Response:
-        missing = self._missing()
+        amiss = [*self._missing().items(), *_found(self._concerns).items()]
         return JSONResponse(
             {
-                "status": "degraded" if missing else "ok",
+                "status": "degraded" if amiss else "ok",
                 "service": self._service,
                 "version": __version__,
-                "detail": "; ".join(f"{name}: {what}" for name, what in missing.items()),
+                "detail": "; ".join(f"{name}: {what}" for name, what in amiss),
             },
             headers=NEVER_KEPT,
         )
@@ -157,6 +146,10 @@ class Endpoint:
     async def _metrics(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._registry), headers={**NEVER_KEPT, "Content-Type": content_type})
+
+
+def _found(checks: Mapping[str, Callable[[], str | None]]) -> dict[str, str]:
+    return {name: what for name, check in checks.items() if (what := check()) is not None}
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socket import socket
 from typing import Any
 
@@ -116,6 +116,25 @@ class BoundedServer(uvicorn.Server):
             for each in sockets or ()
         ]
         self.started = True
+
+    async def serve_until_cancelled(self, listening: socket, *, closing: asyncio.Event) -> None:
+        """Answer on a socket that listens already. Once cancelled, set `closing`, finish what was begun within seconds,
+        and close the socket."""
+        serving = asyncio.create_task(self.serve(sockets=[listening]), name="http")
+        try:
+            await asyncio.shield(serving)
+        finally:
+            closing.set()
+            self.should_exit = True
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(DRAINS_WITHIN + 1):
+                        await asyncio.wait({serving})
+            finally:
+                self.drop_all()
+                serving.cancel()
+                await asyncio.wait({serving})
+            listening.close()
 
     def drop_all(self) -> None:
         """Cut the connections that are left, whatever is still on its way over them."""

@@ -8,7 +8,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 import structlog
@@ -58,12 +58,16 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What a service is handed: its connections, where it counts its figures, and what is to be closed after it."""
+    """What a service is handed: its connections, where it counts its figures, and what is to be closed after it.
+
+    In `concerns` it puts what `/health` is to tell though the service is ready: by name, each in words, or None.
+    """
 
     bus: Bus
     store: ObjectStore
     registry: CollectorRegistry
     closing: AsyncExitStack
+    concerns: dict[str, Callable[[], str | None]] = field(default_factory=dict)
 
 
 S = TypeVar("S", bound=Settings)
@@ -99,6 +103,10 @@ class Shell(ABC, Generic[S]):
         except (NotFoundError, AccessDeniedError):
             pass  # it answered this login, which may not see everything
 
+    def addresses(self, settings: S) -> Sequence[str]:
+        """What it speaks to besides the hub; nothing of it goes unencrypted off the machine."""
+        return ()
+
     def bound(self, settings: S) -> Mapping[str, str]:
         """What stands in every line of its log besides its name."""
         return {}
@@ -114,6 +122,7 @@ class Shell(ABC, Generic[S]):
             UnconfigurableError, UnencryptedError, ExposedError, EndpointError: it cannot start as configured.
         """
         refuse_exposed(settings.http, insecure_lab=insecure_lab)
+        refuse_unencrypted(self.addresses(settings), insecure_lab=insecure_lab)
         connections = Connections(self.hub(settings), insecure_lab=insecure_lab, client=f"wardround-{self.name}")
         working: list[Service] = []
         endpoint = Endpoint(
@@ -147,7 +156,7 @@ class Shell(ABC, Generic[S]):
             outside = Outside(bus, store, connections.registry, closing)
             await patiently(lambda: self.check_store(settings, store))
             service, routes = self.assemble(settings, outside)
-            endpoint.add(routes)
+            endpoint.add(routes, concerns=outside.concerns)
             working.append(service)
             log.info("started", port=endpoint.port)
             await service.run()

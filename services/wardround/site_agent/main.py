@@ -1,5 +1,6 @@
 """`wardround-site-agent`."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,13 @@ from wardround.runtime.http_settings import HttpSettings
 from wardround.runtime.hub_settings import Hub
 from wardround.runtime.service import Outside, Service, Shell, UnconfigurableError
 from wardround.runtime.service_settings import LogSettings, load_settings
+from wardround.site_agent.agent_socket import socket_of
 from wardround.site_agent.app import SiteAgent
+from wardround.site_agent.control import Control
+from wardround.site_agent.scheduler.airflow import AirflowScheduler
 from wardround.site_agent.scheduler.local import LocalScheduler
-from wardround.site_agent.settings import POLICY_FILE, AnyScheduler, Local, SiteSettings
+from wardround.site_agent.scheduler.port import Scheduler
+from wardround.site_agent.settings import POLICY_FILE, Airflow, AnyScheduler, Local, SiteSettings
 from wardround.site_agent.trainers import describe_with
 
 
@@ -48,12 +53,16 @@ class AgentShell(Shell[AgentSettings]):
             raise UnconfigurableError("hub: is missing: the hub's operator hands over what belongs there")
         return settings.site.hub
 
+    def addresses(self, settings: AgentSettings) -> Sequence[str]:
+        scheduler = settings.site.scheduler
+        return (scheduler.url,) if isinstance(scheduler, Airflow) else ()
+
     def bound(self, settings: AgentSettings) -> Mapping[str, str]:
         return {"site": settings.site.site}
 
     def assemble(self, settings: AgentSettings, outside: Outside) -> tuple[Service, Sequence[BaseRoute]]:
         site = settings.site
-        scheduler = _local(site.scheduler, site.paths.spool)
+        scheduler = scheduler_of(site.scheduler, site.paths.spool)
         outside.closing.push_async_callback(scheduler.close)
         agent = SiteAgent(
             site,
@@ -61,16 +70,22 @@ class AgentShell(Shell[AgentSettings]):
             bus=outside.bus,
             store=outside.store,
             scheduler=scheduler,
-            catalogue=describe_with(scheduler.python),
+            catalogue=describe_with(site.scheduler.python or sys.executable),
             clock=wall_clock,
+            door=Control(socket_of(site.paths.inbox)),
         )
+        outside.concerns["clinic"] = lambda: agent.trouble
         return agent, ()
 
 
-def _local(settings: AnyScheduler, spool: Path) -> LocalScheduler:
-    if not isinstance(settings, Local):
-        raise UnconfigurableError("scheduler.kind: this version of the agent starts 'local' trainings and no others")
-    return LocalScheduler(spool, python=settings.python)
+def scheduler_of(settings: AnyScheduler, spool: Path) -> Scheduler:
+    """Raises `UnconfigurableError`."""
+    match settings:
+        case Airflow():
+            return AirflowScheduler(settings, spool)
+        case Local():
+            return LocalScheduler(spool, python=settings.python)
+    raise UnconfigurableError("scheduler.kind: an agent that is a process of its own trains by 'airflow' or 'local'")
 
 
 def run() -> None:

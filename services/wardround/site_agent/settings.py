@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from wardround.runtime.durations import Duration
 from wardround.runtime.http_settings import HttpSettings, usual_port
-from wardround.runtime.hub_settings import Hub, address
+from wardround.runtime.hub_settings import CertificatesFile, Hub, address
 from wardround.runtime.secrets import FilePath, Secret
 from wardround.runtime.service_settings import LogSettings
 from wardround.runtime.toml_file import SettingsError, Table, load_toml
@@ -32,12 +33,17 @@ class AnyScheduler(Table):
 
 
 class Airflow(AnyScheduler):
-    """The clinic's own Airflow. `dags` names the DAG of a trainer; `default` is that of all others."""
+    """The clinic's own Airflow. `dags` names the DAG of a trainer; `default` is that of all others.
+
+    `ca` takes the place of the system's authorities. A run that Airflow has not begun after `queued_at_most` is ended.
+    """
 
     kind: Literal["airflow"]
     url: Annotated[str, address("https", "http")]
+    ca: CertificatesFile | None = None
     username: Annotated[str, Field(min_length=1, max_length=128)]
     password: Secret
+    queued_at_most: Duration = 3600
     dags: dict[Slug, Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,250}$")]] = {"default": "wardround_task"}
 
     def dag_of(self, trainer: str) -> str | None:

@@ -4,6 +4,7 @@ import asyncio
 
 import structlog
 
+from wardround.site_agent.audit_facts import about_report
 from wardround.site_agent.folder import read_result
 from wardround.site_agent.hand import Hand, TaskEndsError, names_of
 from wardround.site_agent.metrics_follow import MetricsFollower
@@ -12,11 +13,16 @@ from wardround.site_agent.policy import Leave
 from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, UnknownRunError
 from wardround.site_agent.site import Site
 from wardround_messages.events import MetricsReported, TaskStarted
+from wardround_messages.names import Task
 from wardround_messages.task_folder import METRICS, TaskResult
 
 log = structlog.get_logger()
 
-REPORTED_EVERY = 1.0  # seconds
+REPORTED_EVERY = 1.0  # seconds, at first
+REPORTED_AT_LEAST = 60.0
+# Each report is a line in the site's log, which is kept for ever. As the time between two grows with that gone by,
+# there are some 600 in the first two hours and 60 an hour from then on.
+REPORTED_PER = 120
 
 
 async def train(site: Site, hand: Hand, leave: Leave, *, anew: bool) -> TaskResult:
@@ -57,9 +63,9 @@ def _check_may_go_on(end: RunEnd, leave: Leave, *, may_try_again: bool) -> None:
 
 async def _run(site: Site, hand: Hand, leave: Leave, *, again: bool) -> RunEnd:
     task = str(hand.start.task_id)
+    hand.phase = "queued"
     try:
         await site.patience(lambda: site.scheduler.trigger(task, again=again))
-        site.say(TaskStarted(**names_of(hand.start)))
         return await _end_of_run(site, hand, leave)
     except SchedulerError as error:
         hint = plain(error.hint) if leave.errors == "text" else ""
@@ -69,20 +75,37 @@ async def _run(site: Site, hand: Hand, leave: Leave, *, again: bool) -> RunEnd:
 
 
 async def _end_of_run(site: Site, hand: Hand, leave: Leave) -> RunEnd:
-    """Wait for the end, saying once a second what is new in `metrics.jsonl`, and what is new at the end."""
+    """Wait for the end, saying when the run is at work, again and again what is new in `metrics.jsonl`, and what is new
+    at the end."""
     task = hand.start.task_id
     follower = MetricsFollower(site.folder(task) / METRICS)
-    run = asyncio.ensure_future(site.patience(lambda: site.scheduler.wait(str(task))))
+    said = False
+
+    def began() -> None:
+        nonlocal said
+        if not said:  # a wait that the scheduler was away from is begun anew
+            said, hand.phase = True, "training"
+            site.say(TaskStarted(**names_of(hand.start)))
+
+    run = asyncio.ensure_future(site.patience(lambda: site.scheduler.wait(str(task), began=began)))
+    clock = asyncio.get_running_loop().time
+    since = clock()
     try:
         while not run.done():
-            await asyncio.wait({run}, timeout=REPORTED_EVERY)
-            if follower.read_on():
-                site.say(_report(hand, follower, leave))
+            await asyncio.wait({run}, timeout=_pause(clock() - since))
+            if follower.read_on() and hand.start.task is not Task.CHECK:  # of which nothing leaves but codes
+                report = _report(hand, follower, leave)
+                await site.log("metrics", **hand.noted, **about_report(report))
+                site.say(report)
         if follower.invalid:
             log.warning("metrics_skipped", task=str(task), lines=follower.invalid)
         return run.result()
     finally:
         run.cancel()
+
+
+def _pause(elapsed: float) -> float:
+    return min(REPORTED_AT_LEAST, max(REPORTED_EVERY, elapsed / REPORTED_PER))
 
 
 def _report(hand: Hand, follower: MetricsFollower, leave: Leave) -> MetricsReported:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import ParamSpec, TypeVar
 
 from wardround.runtime.store.keys import check_bucket, check_key, check_prefix, check_range
@@ -72,9 +73,15 @@ class S3Store:
         await self._run(self._client.create, bucket, key, data)
 
     async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
-        """Raises `OSError` where the source cannot be read."""
+        """Raises `OSError` where the source cannot be read. Once cancelled, no more of a file is sent, and no object
+        appears."""
         _check_names(bucket, key)
-        await self._run(self._client.put, bucket, key, source)
+        given_up = Event()
+        try:
+            await self._run(self._client.put, bucket, key, source, given_up)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         _check_names(bucket, key)

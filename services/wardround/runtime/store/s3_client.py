@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
@@ -71,13 +72,14 @@ class S3Client:
         with self._errors(bucket, key):
             self._uploader.upload(bucket, key, data, conditions=ONLY_IF_ABSENT)
 
-    def put(self, bucket: str, key: str, source: bytes | Path) -> None:
+    def put(self, bucket: str, key: str, source: bytes | Path, given_up: Event) -> None:
+        """Once `given_up` is set, no more of a file is sent."""
         if isinstance(source, bytes):
             with self._errors(bucket, key):
                 self._uploader.upload(bucket, key, source)
             return
         with source.open("rb", buffering=0) as file:
-            content = Source(file, os.fstat(file.fileno()).st_size)
+            content = Source(file, os.fstat(file.fileno()).st_size, given_up)
             try:
                 with self._errors(bucket, key):
                     self._put_file(bucket, key, content)

@@ -1,8 +1,11 @@
 """Uploads in one request each, which minio-py has no public call for: conditional, or streamed from a file."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from threading import Event
 from typing import BinaryIO, cast
 from urllib.parse import SplitResult
 
@@ -25,17 +28,23 @@ _XML = "application/xml"
 
 
 class Source:
-    """The first `size` bytes of a file, for an upload; `failure` tells a fault of the file from one of the network."""
+    """The first `size` bytes of a file, for an upload; `failure` tells a fault of the file from one of the network.
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    Once `given_up` is set, nothing more is read, and the upload breaks off.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, given_up: Event) -> None:
         self.size = size
         self.failure: OSError | None = None
+        self._given_up = given_up
         self._file = file
         self._left = size
 
     def read(self, most: int) -> bytes:
         """The next bytes. Raises `OSError`, also where the file became shorter."""
         try:
+            if self._given_up.is_set():
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), self._file.name)
             data = self._file.read(min(most, self._left))
             if not data and self._left:
                 raise OSError(f"{self._file.name} became shorter while it was sent")

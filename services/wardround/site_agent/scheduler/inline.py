@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from wardround.site_agent.scheduler.port import RunEnd
+from wardround.site_agent.scheduler.port import Began, RunEnd, nobody_asks
 from wardround.site_agent.scheduler.runs import CANCELLED, Runs
 
 log = structlog.get_logger()
@@ -44,8 +44,8 @@ class InlineScheduler:
             self._tasks.add(running)
             running.add_done_callback(self._tasks.discard)
 
-    async def wait(self, task: str) -> RunEnd:
-        return await self._runs.wait(task)
+    async def wait(self, task: str, *, began: Began = nobody_asks) -> RunEnd:
+        return await self._runs.wait(task, began=began)
 
     async def cancel(self, task: str) -> None:
         if waiting := self._waiting.pop(task, None):
@@ -63,6 +63,7 @@ class InlineScheduler:
         async with self._turn:
             del self._waiting[task]
             cancelled = self._training[task] = Event()
+            self._runs.at_work(task)
             try:
                 status = await self._in_its_place(folder, cancelled)
             finally:

@@ -12,7 +12,7 @@ from typing import IO
 
 import structlog
 
-from wardround.site_agent.scheduler.port import RunEnd, SchedulerError
+from wardround.site_agent.scheduler.port import Began, RunEnd, SchedulerError, nobody_asks
 from wardround.site_agent.scheduler.runs import CANCELLED, Runs
 
 log = structlog.get_logger()
@@ -51,9 +51,10 @@ class LocalScheduler:
         if self._runs.wanted(task, again=again):  # nobody was quicker
             self._runs.begin(task)
             server.order(run=task)
+            self._runs.at_work(task)
 
-    async def wait(self, task: str) -> RunEnd:
-        return await self._runs.wait(task)
+    async def wait(self, task: str, *, began: Began = nobody_asks) -> RunEnd:
+        return await self._runs.wait(task, began=began)
 
     async def cancel(self, task: str) -> None:
         if self._server is not None and task in self._runs.going():

@@ -1,7 +1,10 @@
 """Who runs a training task at a clinic. Adapters: `InlineScheduler`, `LocalScheduler`, and the clinic's own Airflow."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+Began = Callable[[], None]
 
 
 class SchedulerError(Exception):
@@ -30,6 +33,10 @@ class RunEnd:
     hint: str = ""
 
 
+def nobody_asks() -> None:
+    """For whoever waits and need not know when a run begins."""
+
+
 class Scheduler(Protocol):
     """Runs `python -m wardround.training run <spool>/<task id>`, or what the clinic has in its place.
 
@@ -43,11 +50,14 @@ class Scheduler(Protocol):
             SchedulerError, SchedulerUnavailableError.
         """
 
-    async def wait(self, task: str) -> RunEnd:
+    async def wait(self, task: str, *, began: Began = nobody_asks) -> RunEnd:
         """Return when the run is over; at once where it is over already.
 
+        `began` is called once, as soon as the run is at work and no longer waits for its turn; at the latest when it is
+        over.
+
         Raises:
-            UnknownRunError, SchedulerUnavailableError.
+            SchedulerError: the run never came to its turn, and was ended; UnknownRunError, SchedulerUnavailableError.
         """
 
     async def cancel(self, task: str) -> None:

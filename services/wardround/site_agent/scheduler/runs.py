@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, UnknownRunError
+from wardround.site_agent.scheduler.port import Began, RunEnd, SchedulerError, UnknownRunError
 from wardround_messages.names import parse_task_id
 from wardround_messages.task_folder import JOB, RESULT
 
@@ -24,6 +24,7 @@ class Runs:
     def __init__(self, spool: Path) -> None:
         self._spool = spool
         self._ends: dict[str, asyncio.Future[RunEnd]] = {}
+        self._at_work: dict[str, asyncio.Event] = {}
         self._cancelled: set[str] = set()
 
     def wanted(self, task: str, *, again: bool) -> bool:
@@ -48,14 +49,22 @@ class Runs:
         (folder / RESULT).unlink(missing_ok=True)
         self._cancelled.discard(task)
         self._ends[task] = asyncio.get_running_loop().create_future()
+        self._at_work[task] = asyncio.Event()
         return folder
 
-    async def wait(self, task: str) -> RunEnd:
+    def at_work(self, task: str) -> None:
+        """The run has come to its turn."""
+        self._at_work[task].set()
+
+    async def wait(self, task: str, *, began: Began) -> RunEnd:
         """Raises `UnknownRunError`."""
         if end := self._ends.get(task):
+            await self._at_work[task].wait()
+            began()
             return await asyncio.shield(end)
         try:
             if (self._folder(task) / RESULT).exists():
+                began()
                 return RunEnd(True)
         except SchedulerError:
             pass
@@ -82,6 +91,7 @@ class Runs:
     def end(self, task: str, how: RunEnd) -> None:
         if not (end := self._ends[task]).done():
             end.set_result(CANCELLED if task in self._cancelled else how)
+            self._at_work[task].set()
 
     def _meaning(self, task: str, status: int) -> RunEnd:
         if status < 0:
@@ -95,7 +105,7 @@ class Runs:
     def _forget_cleared(self) -> None:
         cleared = [task for task, end in self._ends.items() if end.done() and not self._folder(task).exists()]
         for task in cleared:
-            del self._ends[task]
+            del self._ends[task], self._at_work[task]
             self._cancelled.discard(task)
 
     def _folder(self, task: str) -> Path:

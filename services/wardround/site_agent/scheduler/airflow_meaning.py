@@ -1,0 +1,84 @@
+"""What is seen in a clinic's Airflow, and what it means for a task. Decisions alone: no calls."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+
+from wardround.site_agent.scheduler.airflow_api import LOST, STOPPED
+from wardround.site_agent.scheduler.airflow_said import Dag, Event, TaskInstance
+from wardround.site_agent.scheduler.port import RunEnd, SchedulerError
+
+# States in which a task of a run comes to an end also where its DAG is paused.
+AT_WORK = frozenset({"running", "restarting", "queued", "deferred"})
+CANCELLED = RunEnd(False, "cancelled", "stopped on request")
+STOPPED_BY_SOMEBODY = RunEnd(False, "cancelled", "stopped by somebody in Airflow")
+LOST_BY_AIRFLOW = RunEnd(False, "scheduler_lost", "Airflow lost the process of the training, or ended it by itself")
+CRASHED = RunEnd(False, "crashed", "the run failed; its log in Airflow says why")
+
+_REASON = re.compile(r"(?=[a-z0-9_]{1,40}:)([a-z][a-z0-9]*(?:_[a-z0-9]+)*): (.{1,400})", re.ASCII)
+
+
+def why_it_would_not_run(name: str, dag: Dag | None, broken: Sequence[str]) -> SchedulerError | None:
+    """Why a run of the DAG would fail, or wait for ever.
+
+    Args:
+        dag: as Airflow describes it; None where it knows none of this name.
+        broken: the files of DAGs that Airflow could not read, seen from the folder of DAGs.
+    """
+    if dag is None or dag.is_stale:
+        own = name if dag is None or dag.relative_fileloc is None else PurePath(dag.relative_fileloc).stem
+        if any(PurePath(file).stem == own for file in broken):
+            return _unreadable(name)
+        return SchedulerError(
+            "dag_missing",
+            f"Airflow has no DAG {name}: put its file where Airflow looks for DAGs, or name another in scheduler.dags"
+            + (f"; {len(broken)} files of DAGs there cannot be read" if broken else ""),
+        )
+    if dag.has_import_errors:
+        return _unreadable(name)
+    return paused(name) if dag.is_paused else None
+
+
+def _unreadable(name: str) -> SchedulerError:
+    return SchedulerError(
+        "dag_import_error", f"Airflow cannot read the file of its DAG {name}; its front page says why"
+    )
+
+
+def paused(name: str) -> SchedulerError:
+    return SchedulerError("dag_paused", f"the DAG {name} is paused in Airflow: unpause it there")
+
+
+def waited_too_long(seconds: float) -> SchedulerError:
+    return SchedulerError(
+        "airflow_queued",
+        f"the run waited in Airflow's queue for {seconds:.0f} s (scheduler.queued_at_most): see whether Airflow's "
+        "scheduler runs, and whether the DAG may have another run",
+    )
+
+
+def end_of_failed_run(events: Iterable[Event], reason: str | None) -> RunEnd:
+    """Why a run failed.
+
+    Args:
+        events: of Airflow's log, since the run was queued last.
+        reason: `code: words` where the DAG left them.
+    """
+    for event in events:
+        if event.event in STOPPED and event.stops:
+            return STOPPED_BY_SOMEBODY
+        if event.event in LOST:
+            return LOST_BY_AIRFLOW
+    said = _REASON.fullmatch(reason or "")
+    if said is None:
+        return CRASHED
+    # Nobody asked for it: Airflow, or the machine, was shut down under the training.
+    return LOST_BY_AIRFLOW if said[1] == "cancelled" else RunEnd(False, said[1], said[2])
+
+
+def first_failed(tasks: Iterable[TaskInstance]) -> TaskInstance | None:
+    return next((task for task in tasks if task.state == "failed"), None)
+
+
+def any_at_work(tasks: Iterable[TaskInstance]) -> bool:
+    return any(task.state in AT_WORK for task in tasks)
