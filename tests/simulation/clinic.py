@@ -277,6 +277,7 @@ class Clinic:
             catalogue=parts.pop("catalogue", self.catalogue),
             clock=parts.pop("clock", wall_clock),
             durable=False,
+            door=parts.pop("door", None),
         )
 
     async def catalogue(self) -> tuple[TrainerDescription, ...]:

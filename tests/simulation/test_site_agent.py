@@ -309,9 +309,15 @@ async def test_the_folder_is_cleared_and_the_log_names_what_left(clinic: Clinic)
         answer = await clinic.answer(clinic.start())
         await clinic.said(TaskAnswered)
         assert [path.name for path in clinic.settings.paths.spool.iterdir()] == ["carry"]
-    assert [line["what"] for line in clinic.audit] == ["consent", "task", "update", "answer"]
-    assert clinic.audit[2]["sha256"] == answer.update.sha256
-    assert (clinic.audit[1]["rule"], clinic.audit[1]["requested_by"]) == ("glioma", "researcher-a")
+    told = [line["what"] for line in clinic.audit]
+    assert told == ["offer", "consent", "task", "model", "metrics", "update", "answer"]
+    lines = dict(zip(told, clinic.audit, strict=True))
+    assert lines["model"]["sha256"] == clinic.model_ref.sha256
+    assert lines["update"]["sha256"] == answer.update.sha256
+    assert (lines["answer"]["trained"], lines["answer"]["cases_used"]) == ({"loss": 0.25}, 14)
+    for line in lines.values():
+        asked = (line["experiment"], line["study"], line["requested_by"], line["rule"], line["dataset"])
+        assert asked == (EXPERIMENT, "glioma", "researcher-a", "glioma", "counting")
 
 
 async def test_tasks_beyond_the_slots_wait_their_turn(tmp_path: Path) -> None:
@@ -401,7 +407,9 @@ async def test_too_few_cases_are_refused_without_the_number(clinic: Clinic) -> N
     assert "9" not in answer.failure.hint
 
 
-@pytest.mark.parametrize("code", ["too_few_cases", "case_unreadable", "link_out_of_folder", "data_missing"])
+@pytest.mark.parametrize(
+    "code", ["too_few_cases", "case_unreadable", "link_out_of_folder", "data_missing", "data_empty"]
+)
 async def test_what_is_wrong_with_the_data_is_refused_without_a_path(clinic: Clinic, code: str) -> None:
     clinic.training.change = failing(code, text="/data/patient-7 is broken")
     async with clinic.running():
@@ -854,7 +862,7 @@ async def test_what_a_clinic_keeps_of_an_experiment_goes_a_month_after_its_last_
         await clinic.hub.send(clinic.start())
         await clinic.answer(clinic.start())
         await clinic.said(TaskAnswered)
-        assert len(agent._on_duty.enrolment._turns) == 0
+        assert len(agent._on_duty.enrolment._turn._locks) == 0
     async with clinic.running():
         assert carry.is_dir()
     log = clinic.audit

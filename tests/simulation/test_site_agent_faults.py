@@ -5,96 +5,35 @@ import errno
 import resource
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
-from clinic import SITE, Clinic, eventually, tensors
+from clinic import Clinic, eventually, tensors
+from faulty import SCHEDULER_CALLS, STORE_CALLS, Faulty, Fuse, killed_at
 from structlog.testing import capture_logs
 
-from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.port import BusUnavailableError
 from wardround.runtime.clock import wall_clock
-from wardround.runtime.store.port import AccessDeniedError, StoreError, StoreUnavailableError
+from wardround.runtime.store.port import AccessDeniedError, StoreUnavailableError
 from wardround.site_agent import duty
 from wardround.site_agent.inbox import REMEMBERED, Inbox
 from wardround.site_agent.patience import outage
 from wardround.site_agent.scheduler.port import (
+    Began,
     RunEnd,
     Scheduler,
     SchedulerError,
     SchedulerUnavailableError,
     UnknownRunError,
+    nobody_asks,
 )
 from wardround.site_agent.trainers import TrainersError
 from wardround_messages.events import SiteSeen, TaskAnswered, TaskStarted
 from wardround_messages.objects import Answer
-
-STORE_CALLS = frozenset({"create", "put", "read", "head", "list"})
-BUS_CALLS = frozenset({"publish", "subscribe"})
-SCHEDULER_CALLS = frozenset({"trigger", "wait", "cancel"})
-
-Fault = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-
-
-class Faulty:
-    """A port of which some methods go through a fault."""
-
-    def __init__(self, port: Any, methods: frozenset[str], fault: Fault) -> None:
-        self._port = port
-        self._methods = methods
-        self._fault = fault
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._port, name)
-        if name not in self._methods:
-            return method
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            return await self._fault(lambda: method(*args, **kwargs))
-
-        return call
-
-
-class Fuse:
-    """Holds whoever makes call number `at`, before or after the call was carried out, so that it can be killed."""
-
-    def __init__(self, at: int, *, carried_out: bool) -> None:
-        self._left = at
-        self._carried_out = carried_out
-        self.blown = asyncio.Event()
-
-    async def __call__(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        self._left -= 1
-        if self._left != 0:
-            return await call()
-        if self._carried_out:
-            with suppress(StoreError):
-                await call()
-        self.blown.set()
-        return await asyncio.Event().wait()
-
-
-async def killed_at(clinic: Clinic, fuse: Fuse) -> bool:
-    """Run the agent until it is done, or kill it where the fuse blows; True if it did."""
-    bus = MemoryBus(clinic.broker, SITE)
-    agent = clinic.agent(
-        Faulty(bus, BUS_CALLS, fuse),
-        store=Faulty(clinic.store, STORE_CALLS, fuse),
-        scheduler=Faulty(clinic.scheduler, SCHEDULER_CALLS, fuse),
-    )
-    running = asyncio.create_task(agent.run())
-    blown = asyncio.create_task(fuse.blown.wait())
-    done = asyncio.create_task(clinic.said(TaskAnswered))
-    await asyncio.wait({blown, done}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (running, blown, done):
-        task.cancel()
-    await asyncio.wait({running, blown, done})
-    await bus.close()
-    return fuse.blown.is_set()
 
 
 async def one_life_cut_short(folder: Path, at: int, *, carried_out: bool, crashes: int) -> tuple[bool, Clinic, Answer]:
@@ -286,7 +225,7 @@ class OneAnswer:
         if self._trigger is not None:
             raise self._trigger
 
-    async def wait(self, task: str) -> RunEnd:
+    async def wait(self, task: str, *, began: Began = nobody_asks) -> RunEnd:
         if isinstance(self._wait, Exception):
             raise self._wait
         return self._wait
@@ -345,10 +284,11 @@ class SlowToStop:
         if not task.endswith("a01"):
             await self._inner.trigger(task, again=again)
 
-    async def wait(self, task: str) -> RunEnd:
+    async def wait(self, task: str, *, began: Began = nobody_asks) -> RunEnd:
         if task.endswith("a01"):
+            began()
             await asyncio.Event().wait()
-        return await self._inner.wait(task)
+        return await self._inner.wait(task, began=began)
 
     async def cancel(self, task: str) -> None:
         await asyncio.sleep(0.02)

@@ -4,6 +4,7 @@ Crash-only: it may be killed at any instruction, and starting it again is the wh
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from wardround.runtime.bus.messaging import Messenger
@@ -18,13 +19,19 @@ from wardround.site_agent.scheduler.port import Scheduler
 from wardround.site_agent.settings import SiteSettings
 from wardround.site_agent.site import Site
 from wardround.site_agent.speaker import Speaker
+from wardround.site_agent.standstill import Standstill
 from wardround.site_agent.trainers import Catalogue
 
 SERVICE = "site-agent"
 
 
 class SiteAgent:
-    """One clinic's agent; `run` is its whole life. `ready` is set when it has told the hub that it is there."""
+    """One clinic's agent; `run` is its whole life. `ready` is set when it has told the hub that it is there.
+
+    Args:
+        door: what lets people at the clinic reach the agent on duty, until it is cancelled; in a simulation there is
+            none, and the agent's methods are called.
+    """
 
     def __init__(
         self,
@@ -37,6 +44,7 @@ class SiteAgent:
         catalogue: Catalogue,
         clock: Clock,
         durable: bool = True,
+        door: Callable[[Duty], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
         self.ready = asyncio.Event()
@@ -47,6 +55,7 @@ class SiteAgent:
         self._catalogue = catalogue
         self._clock = clock
         self._durable = durable
+        self._door = door
         self._duty: Duty | None = None
 
     async def run(self) -> None:
@@ -57,7 +66,8 @@ class SiteAgent:
         """
         paths = self.settings.paths
         messenger = Messenger(self._bus, service=SERVICE, origin=self.settings.site, clock=self._clock)
-        speaker = Speaker(messenger)
+        standstill = Standstill(paths.inbox)
+        speaker = Speaker(messenger, standstill)
         with Inbox.open(paths.inbox, durable=self._durable) as inbox:
             site = Site(
                 settings=self.settings,
@@ -69,12 +79,15 @@ class SiteAgent:
                 inbox=inbox,
                 audit=AuditLog(paths.log, clock=self._clock, durable=self._durable),
                 patience=Patience(),
+                standstill=standstill,
                 say=speaker.say,
             )
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(speaker.run())
                     self._duty = Duty(site, messenger, group, self.ready)
+                    if self._door is not None:
+                        group.create_task(_opened(self._door, self._duty))
                     await self._duty.run()
             finally:
                 self._duty = None
@@ -84,20 +97,48 @@ class SiteAgent:
         """How many messages came again and were ignored."""
         return self._on_duty.ignored
 
-    async def withdraw(self, experiment: str, reason: str) -> None:
-        """Take the consent to an experiment back; its tasks in hand end and count as refused."""
-        await self._on_duty.withdraw(experiment, reason)
+    @property
+    def trouble(self) -> str | None:
+        """Why the clinic does not do all that is asked of it, in words that may leave it; None while it does."""
+        return None if self._duty is None else self._duty.trouble
 
-    async def approve(self, experiment: str) -> None:
+    async def approve(self, experiment: str, *, by: str = "", reason: str = "") -> None:
         """A person at the clinic agrees to what is pending, or anew to what was declined or withdrawn.
 
         Raises:
             RefusedError: the clinic's policy denies it, the clinic lacks what it takes, or no offer is known.
         """
-        await self._on_duty.enrolment.approve(experiment)
+        await self._on_duty.approve(experiment, by=by, reason=reason)
+        await self._on_duty.enrolment.store(experiment)
+
+    async def refuse(self, experiment: str, reason: str, *, by: str = "") -> None:
+        """A person at the clinic declines what is pending. Raises `RefusedError`: nothing is."""
+        await self._on_duty.refuse(experiment, by=by, reason=reason)
+        await self._on_duty.enrolment.store(experiment)
+
+    async def withdraw(self, experiment: str, reason: str, *, by: str = "") -> None:
+        """Take the consent to an experiment back; its tasks in hand end and count as refused.
+
+        Raises:
+            RefusedError: none is given.
+        """
+        await self._on_duty.withdraw(experiment, by=by, reason=reason)
+        await self._on_duty.enrolment.store(experiment)
+
+    async def stop(self, reason: str = "", *, by: str = "") -> None:
+        """Stop everything at the clinic, until it is resumed."""
+        await self._on_duty.stop(by=by, reason=reason)
+
+    async def resume(self, reason: str = "", *, by: str = "") -> None:
+        """Let a stopped clinic work again."""
+        await self._on_duty.resume(by=by, reason=reason)
 
     @property
     def _on_duty(self) -> Duty:
         if self._duty is None:
             raise RuntimeError("the agent does not run")
         return self._duty
+
+
+async def _opened(door: Callable[[Duty], Awaitable[None]], duty: Duty) -> None:
+    await door(duty)

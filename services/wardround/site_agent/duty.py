@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from typing import TypeVar
@@ -13,15 +13,17 @@ from wardround.runtime.bus.messaging import Messenger, Received
 from wardround.runtime.bus.port import DeadLetterError
 from wardround.site_agent.enrolment import Enrolment
 from wardround.site_agent.forgetting import forget
-from wardround.site_agent.hand import SUPERSEDED, WITHDRAWN, Hand
+from wardround.site_agent.hand import STOPPED, SUPERSEDED, WITHDRAWN, Hand
 from wardround.site_agent.inbox import IdReusedError
 from wardround.site_agent.patience import NO_TRAINERS
 from wardround.site_agent.site import Site
+from wardround.site_agent.standstill import WORDS, Stopped
 from wardround.site_agent.trainers import TrainersError
 from wardround.site_agent.work import Work
 from wardround_messages.commands import CancelTask, OfferExperiment, StartTask
-from wardround_messages.events import SiteSeen
+from wardround_messages.events import Phase, SiteSeen
 from wardround_messages.names import GlobalKey, TaskId, parse_key, parse_task_id, site_queue
+from wardround_messages.objects import Consent
 from wardround_messages.parts import Trainer
 from wardround_messages.registry import SITE_READS
 
@@ -30,6 +32,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 SEEN_EVERY = 60.0  # seconds
+STOPS_WITHIN = 5.0  # seconds in which most tasks in hand have ended when a person stops the clinic
 VERSION = version("wardround")
 
 
@@ -47,12 +50,13 @@ class Duty:
         self._hands: dict[TaskId, Hand] = {}
         self._offers: set[str] = set()
         self._reconnected = asyncio.Event()
+        self._stands_still = site.standstill.word is not None
         self._over = False
 
     async def run(self) -> None:
         """Take up what was left, then hear commands until cancelled."""
         try:
-            self._resume()
+            self._take_up_what_was_left()
             self._group.create_task(forget(self._site))
             await self._hear()
         finally:
@@ -68,13 +72,112 @@ class Duty:
         finally:
             await subscription.close()
 
-    async def withdraw(self, experiment: str, reason: str) -> None:
-        """Take the consent to an experiment back; its tasks in hand end, and count as refused."""
-        for task, hand in list(self._hands.items()):
-            if task.experiment == experiment:
-                await self._site.write(self._site.inbox.cancel, task, WITHDRAWN)
-                hand.cancel(WITHDRAWN)
-        await self.enrolment.withdraw(experiment, reason)
+    @property
+    def site_name(self) -> str:
+        return self._site.name
+
+    @property
+    def stopped(self) -> Stopped | None:
+        """The word that stopped the clinic; None while it works."""
+        return self._site.standstill.word
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the clinic does not do all that is asked of it, in words that may leave it; None while it does."""
+        return WORDS if self.stopped is not None else self.waits_for
+
+    @property
+    def waits_for(self) -> str | None:
+        """What is away, and waited for; None while nothing is."""
+        return self._site.patience.trouble
+
+    @property
+    def tasks(self) -> tuple[tuple[TaskId, Phase], ...]:
+        """The tasks in hand, and how far each is."""
+        return tuple((task, hand.phase) for task, hand in self._hands.items())
+
+    # --- a person's word ---------------------------------------------------------------------------------------------
+
+    async def approve(self, experiment: str, *, by: str, reason: str) -> tuple[Consent, ...]:
+        """The consents that follow, which leave the clinic soon; see `Enrolment.approve`."""
+        given = await self.enrolment.approve(experiment, by=by, reason=reason)
+        self._spawn(self.enrolment.store, experiment)
+        return given
+
+    async def refuse(self, experiment: str, *, by: str, reason: str) -> tuple[Consent, ...]:
+        """The consents that follow, which leave the clinic soon; see `Enrolment.refuse`."""
+        given = await self.enrolment.refuse(experiment, by=by, reason=reason)
+        self._spawn(self.enrolment.store, experiment)
+        return given
+
+    async def withdraw(self, experiment: str, *, by: str, reason: str) -> tuple[Consent, ...]:
+        """Take the consent to an experiment back; its tasks in hand end, and count as refused.
+
+        Returns the consents that follow, which leave the clinic soon; see `Enrolment.withdraw`.
+        """
+        await self._end([hand for task, hand in self._hands.items() if task.experiment == experiment], WITHDRAWN)
+        given = await self.enrolment.withdraw(experiment, by=by, reason=reason)
+        self._spawn(self.enrolment.store, experiment)
+        return given
+
+    async def stop(self, *, by: str, reason: str) -> Mapping[TaskId, bool]:
+        """Stop the clinic: tasks in hand end and count as refused, offers wait, nothing but such answers leaves.
+
+        Returns, within seconds, the tasks that were in hand, and of each whether it is over.
+
+        Raises:
+            OSError: it cannot be made to outlast a restart; what is in hand is stopped all the same.
+        """
+        workers = {hand.worker: task for task, hand in self._hands.items() if hand.worker is not None}
+        try:
+            self._site.standstill.begin(at=self._site.clock(), by=by, reason=reason)
+        except OSError:
+            self._spawn(self._end_all, STOPPED)
+            raise
+        self.heed()
+        self._note("stop", by, reason)
+        if workers:
+            await asyncio.wait(workers, timeout=STOPS_WITHIN)
+        return {task: worker.done() for worker, task in workers.items()}
+
+    async def resume(self, *, by: str, reason: str) -> None:
+        """Let the clinic work again: offers that waited are answered, and new tasks done. Raises `OSError`."""
+        if self._site.standstill.end():
+            self._note("resume", by, reason)
+        self.heed()
+
+    def heed(self) -> None:
+        """Do what follows where the clinic was stopped, or resumed, since this was called last."""
+        stood, self._stands_still = self._stands_still, self.stopped is not None
+        if self._stands_still and not stood:
+            self._spawn(self._end_all, STOPPED)
+        elif stood and not self._stands_still:
+            for experiment in self._site.inbox.experiments_to_store():
+                self._spawn(self.enrolment.store, experiment)
+            for offer in self._site.inbox.open_offers():
+                self._spawn(self.enrolment.answer, offer)
+        if stood != self._stands_still:
+            log.warning("stopped" if self._stands_still else "resumed", site=self._site.name)
+            self._reconnected.set()  # the hub is told at once
+
+    async def _end_all(self, why: str) -> None:
+        await self._end(list(self._hands.values()), why)
+
+    async def _end(self, hands: Iterable[Hand], why: str) -> None:
+        """End tasks in hand, and remember that over a restart."""
+        hands = list(hands)
+        for hand in hands:
+            hand.cancel(why)
+        for hand in hands:
+            await self._site.write(self._site.inbox.cancel, hand.start.task_id, why)
+
+    def _note(self, action: str, by: str, reason: str) -> None:
+        """In the log, as soon as it takes it: nothing waits for that."""
+        self._spawn(self._record, (action, by, reason))
+
+    async def _record(self, word: tuple[str, str, str]) -> None:
+        action, by, reason = word
+        await self._site.log("person", action=action, by=by, reason=reason)
 
     # --- commands ------------------------------------------------------------------------------------------------
 
@@ -125,7 +228,7 @@ class Duty:
         hand.worker = self._spawn(self._work.carry_out, hand)
         hand.worker.add_done_callback(lambda _: self._hands.pop(task))
 
-    def _resume(self) -> None:
+    def _take_up_what_was_left(self) -> None:
         inbox, spool = self._site.inbox, self._site.settings.paths.spool
         spool.mkdir(parents=True, exist_ok=True)
         for folder in spool.iterdir():
@@ -133,7 +236,7 @@ class Duty:
                 if inbox.has_ended(parse_task_id(folder.name)):
                     shutil.rmtree(folder, ignore_errors=True)
         for experiment in inbox.experiments_to_store():
-            self._spawn(self.enrolment.resume, experiment)
+            self._spawn(self.enrolment.store, experiment)
         for offer in inbox.open_offers():
             self._answer(offer)
         for start in inbox.tasks_in_hand():
@@ -155,8 +258,8 @@ class Duty:
 
     async def _seen(self) -> SiteSeen:
         site, slots = self._site, self._site.settings.scheduler.slots
-        training = sum(hand.phase == "training" for hand in self._hands.values())
-        trouble = site.patience.trouble
+        busy = sum(hand.phase in ("queued", "training") for hand in self._hands.values())
+        trouble = self.trouble
         try:
             trainers = await site.catalogue()
         except TrainersError as error:
@@ -171,7 +274,7 @@ class Duty:
             ),
             datasets=tuple(sorted(site.settings.datasets)[:100]),
             slots=slots,
-            free=max(0, slots - training),
+            free=max(0, slots - busy),
             tasks=tuple(hand.seen() for hand in list(self._hands.values())[:200]),
             status="ok" if trouble is None else "degraded",
             detail=trouble or "",

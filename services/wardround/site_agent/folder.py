@@ -18,7 +18,10 @@ from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, MODEL, RESULT, J
 
 
 def job_of(start: StartTask, manifest: Manifest, data: JobData, carry: str) -> Job:
-    """What the training is told: from the manifest and the command, the site's own data in place of the data set."""
+    """What the training is told: from the manifest and the command, the site's own data in place of the data set.
+
+    A check keeps nothing: what it carries lies in the task's own folder and goes with it.
+    """
     training = manifest.training
     model = model_of(start)
     return Job(
@@ -36,7 +39,7 @@ def job_of(start: StartTask, manifest: Manifest, data: JobData, carry: str) -> J
         evaluate_received=manifest.evaluation.received,
         data=data,
         model_sha256=None if model is None else model.sha256,
-        carry=carry,
+        carry=f"{start.task_id}/carry" if start.task is Task.CHECK else carry,
         encoding=start.encoding,
     )
 

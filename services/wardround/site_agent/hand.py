@@ -1,17 +1,22 @@
 """A task in hand, and the ways in which one ends other than `done`."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
+from wardround.site_agent.audit import Fact
+from wardround.site_agent.standstill import CODE
 from wardround_messages.commands import StartTask
 from wardround_messages.events import Phase, TaskInHand
 from wardround_messages.names import Task
 from wardround_messages.parts import Failure
 
-# Why a task ends: the site took its consent back, or a higher attempt came. All other reasons are the hub's cancels.
+# Why a task ends: the site took its consent back, a person stopped all work there, or a higher attempt came. All other
+# reasons are the hub's cancels.
 WITHDRAWN = "withdrawn"
+STOPPED = CODE
 SUPERSEDED = "superseded"
+BY_THE_SITE = frozenset({WITHDRAWN, STOPPED})
 
 
 class TaskNames(TypedDict):
@@ -32,7 +37,8 @@ def names_of(start: StartTask) -> TaskNames:
 
 @dataclass(slots=True)
 class Hand:
-    """A task on its way from the command to the answer. `after` are the workers of lower attempts."""
+    """A task on its way from the command to the answer. `after` are the workers of lower attempts, `noted` is what
+    each line in the site's log says of the task."""
 
     start: StartTask
     cancelled: str | None = None
@@ -40,6 +46,7 @@ class Hand:
     phase: Phase = "received"
     worker: asyncio.Task[None] | None = None
     begun: bool = False
+    noted: dict[str, Fact] = field(default_factory=dict)
 
     def cancel(self, reason: str) -> None:
         """End the task where it stands, unless it is answered or ending already."""
@@ -61,7 +68,7 @@ class Hand:
 
 
 class TaskEndsError(Exception):
-    """The task is over, and not `done`."""
+    """The task is over, and not `done`. `rule` is the policy rule that decided so, if one did."""
 
     def __init__(
         self,
@@ -69,7 +76,10 @@ class TaskEndsError(Exception):
         phase: str,
         code: str,
         hint: str = "",
+        *,
+        rule: str | None = None,
     ) -> None:
         super().__init__(f"{outcome} while {phase}: {code}")
         self.outcome = outcome
         self.failure = Failure(phase=phase, code=code, hint=hint)
+        self.rule = rule

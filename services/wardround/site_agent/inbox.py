@@ -3,19 +3,17 @@
 One connection, used in place: each call takes well under a millisecond, and a command is on disk before it is acked.
 """
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from wardround.site_agent.inbox_file import open_database
+from wardround.site_agent.inbox_consents import ConsentsKept
+from wardround.site_agent.inbox_file import open_database, read_database
 from wardround_messages.base import canonical_json, digest
 from wardround_messages.commands import CancelTask, OfferExperiment, StartTask, ToSite
-from wardround_messages.manifest import Manifest
 from wardround_messages.names import TaskId
-from wardround_messages.objects import Consent
 
 REMEMBERED = timedelta(days=30)
 
@@ -26,11 +24,8 @@ class IdReusedError(Exception):
     """A message came with an id that was taken by another content."""
 
 
-class Inbox:
-    """Open with `Inbox.open`; every method that writes is one transaction."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+class Inbox(ConsentsKept):
+    """Open with `Inbox.open`, or with `Inbox.read` to look only; every method that writes is one transaction."""
 
     @classmethod
     @contextmanager
@@ -43,16 +38,16 @@ class Inbox:
         with open_database(path, durable=durable) as database:
             yield cls(database)
 
+    @classmethod
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._database
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+    def read(cls, path: Path) -> Iterator[Self]:
+        """The inbox as it stands now, to look at only, whether an agent works on it or not.
+
+        Raises:
+            InboxError: there is none, or it may not be read.
+        """
+        with read_database(path) as database:
+            yield cls(database)
 
     # --- messages ------------------------------------------------------------------------------------------------
 
@@ -123,106 +118,6 @@ class Inbox:
                 database.execute(f"DELETE FROM {table} WHERE experiment = ?", (experiment,))  # noqa: S608
             database.execute("DELETE FROM experiments WHERE name = ?", (experiment,))
 
-    # --- offers and consents -------------------------------------------------------------------------------------
-
-    def open_offers(self) -> tuple[OfferExperiment, ...]:
-        """Offers taken and not answered yet, in the order in which they were made."""
-        rows = self._database.execute("SELECT body FROM offers WHERE answered = 0").fetchall()
-        return _in_order(rows)
-
-    def offers_of(self, experiment: str) -> tuple[OfferExperiment, ...]:
-        """All offers of the experiment, in the order in which they were made."""
-        return _in_order(
-            self._database.execute("SELECT body FROM offers WHERE experiment = ?", (experiment,)).fetchall()
-        )
-
-    def is_open(self, offer: OfferExperiment) -> bool:
-        """Whether the offer waits for its answer."""
-        row = self._database.execute("SELECT 1 FROM offers WHERE id = ? AND answered = 0", (offer.id,)).fetchone()
-        return row is not None
-
-    def manifest(self, sha256: str) -> Manifest | None:
-        row = self._database.execute("SELECT body FROM manifests WHERE sha256 = ?", (sha256,)).fetchone()
-        return None if row is None else Manifest.model_validate_json(row[0])
-
-    def keep_manifest(self, manifest: Manifest) -> None:
-        with self._transaction():
-            self._keep_manifest(manifest)
-
-    def _keep_manifest(self, manifest: Manifest) -> None:
-        self._database.execute(
-            "INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)",
-            (manifest.sha256, manifest.id, canonical_json(manifest)),
-        )
-
-    def consent(self, experiment: str, manifest_sha256: str) -> Consent | None:
-        """The newest consent of this site to that manifest."""
-        row = self._database.execute(
-            "SELECT body FROM consents WHERE experiment = ? AND manifest = ? ORDER BY number DESC LIMIT 1",
-            (experiment, manifest_sha256),
-        ).fetchone()
-        return None if row is None else Consent.model_validate_json(row[0])
-
-    def consents_to(self, experiment: str) -> tuple[Consent, ...]:
-        """The newest consent to each manifest of the experiment."""
-        manifests = self._database.execute(
-            "SELECT DISTINCT manifest FROM consents WHERE experiment = ?", (experiment,)
-        ).fetchall()
-        found = (self.consent(experiment, manifest) for (manifest,) in manifests)
-        return tuple(consent for consent in found if consent is not None)
-
-    def experiments_to_store(self) -> tuple[str, ...]:
-        """Experiments with a consent that was decided and is not known to be in the store."""
-        rows = self._database.execute(
-            "SELECT DISTINCT experiment FROM consents WHERE stored = 0 ORDER BY experiment"
-        ).fetchall()
-        return tuple(name for (name,) in rows)
-
-    def consents_to_store(self, experiment: str) -> tuple[Consent, ...]:
-        """Consents to the experiment that were decided and are not known to be in the store."""
-        rows = self._database.execute(
-            "SELECT body FROM consents WHERE stored = 0 AND experiment = ? ORDER BY manifest, number", (experiment,)
-        ).fetchall()
-        return tuple(Consent.model_validate_json(body) for (body,) in rows)
-
-    def keep_consent(self, consent: Consent, *, answers: str | None = None, stored: bool = False) -> None:
-        """Record a consent; `answers` is the id of the offer that it answers."""
-        with self._transaction() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO consents VALUES (?, ?, ?, ?, ?)",
-                (
-                    consent.experiment,
-                    consent.manifest_sha256,
-                    consent.number,
-                    canonical_json(consent),
-                    stored,
-                ),
-            )
-            if answers is not None:
-                database.execute("UPDATE offers SET answered = 1 WHERE id = ?", (answers,))
-
-    def renumber_consent(self, consent: Consent, number: int) -> Consent:
-        """The number was taken in the store by another content: the same consent under a higher one."""
-        renumbered = consent.model_copy(update={"number": number})
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE consents SET number = ?, body = ? WHERE experiment = ? AND manifest = ? AND number = ?",
-                (
-                    number,
-                    canonical_json(renumbered),
-                    consent.experiment,
-                    consent.manifest_sha256,
-                    consent.number,
-                ),
-            )
-        return renumbered
-
-    def consent_is_stored(self, consent: Consent) -> None:
-        self._database.execute(
-            "UPDATE consents SET stored = 1 WHERE experiment = ? AND manifest = ? AND number = ?",
-            (consent.experiment, consent.manifest_sha256, consent.number),
-        )
-
     # --- tasks ---------------------------------------------------------------------------------------------------
 
     def tasks_in_hand(self) -> tuple[StartTask, ...]:
@@ -231,6 +126,13 @@ class Inbox:
             "SELECT body FROM tasks WHERE outcome IS NULL ORDER BY trainings = 0, id"
         ).fetchall()
         return tuple(StartTask.model_validate_json(body) for (body,) in rows)
+
+    def outcomes(self, experiment: str) -> dict[str | None, int]:
+        """How many tasks of the experiment ended in which way; None counts those in hand."""
+        rows = self._database.execute(
+            "SELECT outcome, count(*) FROM tasks WHERE experiment = ? GROUP BY outcome ORDER BY outcome", (experiment,)
+        ).fetchall()
+        return dict(rows)
 
     def newest_attempt(self, task: TaskId) -> int:
         """The highest attempt taken of this site's task, 0 where there is none."""
@@ -273,8 +175,3 @@ class Inbox:
         """Why the task was cancelled, also where it is not known yet."""
         row = self._database.execute("SELECT reason FROM cancels WHERE task = ?", (str(task),)).fetchone()
         return None if row is None else row[0]
-
-
-def _in_order(rows: list[tuple[bytes]]) -> tuple[OfferExperiment, ...]:
-    offers = (OfferExperiment.model_validate_json(body) for (body,) in rows)
-    return tuple(sorted(offers, key=lambda offer: (offer.experiment, offer.offer)))

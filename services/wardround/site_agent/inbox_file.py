@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 SCHEMA = 1
@@ -66,6 +66,33 @@ def open_database(path: Path, *, durable: bool) -> Iterator[sqlite3.Connection]:
             database.close()
     finally:
         os.close(lock)
+
+
+@contextmanager
+def read_database(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database in the file `path`, to look at as it stands; an agent that works on it is not disturbed.
+
+    Raises:
+        InboxError: there is none, it may not be read here, or it is of another version.
+    """
+    if not path.exists():
+        raise InboxError(f"there is no inbox {path}: the agent has not run yet, or the settings are not its own")
+    with closing(_opened_to_read(path)) as database:
+        try:
+            database.execute("BEGIN")  # all that is read is of one moment
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise InboxError(f"the inbox {path} cannot be read: {error}") from None
+        if version != SCHEMA:
+            raise InboxError(f"the inbox {path} is of version {version}; this command reads {SCHEMA}")
+        yield database
+
+
+def _opened_to_read(path: Path) -> sqlite3.Connection:
+    # Without a log beside it no agent is at work, and the file is all there is: unless it is called unchanging, SQLite
+    # would make a log even to read, which needs more rights than to read, and leave it behind.
+    options = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, isolation_level=None)
 
 
 def _prepare(database: sqlite3.Connection, path: Path, *, durable: bool) -> None:

@@ -15,7 +15,9 @@ from wardround_messages.objects import Consent
 from wardround_messages.parts import Trainer, TrainerDescription
 from wardround_messages.task_folder import JobData
 
-APPROVED = "approved"  # the code of a consent that a person gave
+# The codes of consents that a person gave or refused.
+APPROVED = "approved"
+REFUSED_BY_PERSON = "refused_by_person"
 
 
 class RefusedError(Exception):

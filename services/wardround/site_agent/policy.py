@@ -1,7 +1,7 @@
 """A clinic's policy: `policy.toml`, which the data owner signs off. What no rule allows is denied."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -174,7 +174,7 @@ class Decision:
 class Fault:
     """Why there are no rules. `detail` is for the clinic's own eyes."""
 
-    code: Literal["policy_missing", "policy_unreadable"]
+    code: Literal["policy_missing", "policy_unreadable", "site_stopped"]
     reason: str
     detail: str = ""
 
@@ -202,6 +202,11 @@ class Policy:
         return Decision(
             "deny", closest.id, "policy", f"rule '{closest.id}' does not allow it: {'; '.join(unmet)}"[:400]
         )
+
+    def judge_all(self, requests: Sequence[Request]) -> Decision:
+        """The strictest verdict on what belongs together."""
+        decisions = [self.judge(request) for request in requests]
+        return max(decisions, key=lambda decision: ("allow", "ask", "deny").index(decision.verdict))
 
     def examine(self, request: Request) -> tuple[tuple[Rule, tuple[str, ...]], ...]:
         """Each rule in the file's order, with the conditions that the request does not meet."""

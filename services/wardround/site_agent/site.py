@@ -8,13 +8,15 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from wardround.runtime.clock import Clock
+from wardround.runtime.store.blocking import run
 from wardround.runtime.store.port import ObjectStore
-from wardround.site_agent.audit import AuditLog
+from wardround.site_agent.audit import AuditLog, Fact
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.patience import Patience
-from wardround.site_agent.policy import Policy, load_policy
+from wardround.site_agent.policy import Fault, Policy, load_policy
 from wardround.site_agent.scheduler.port import Scheduler
 from wardround.site_agent.settings import SiteSettings
+from wardround.site_agent.standstill import WORDS, Standstill
 from wardround.site_agent.trainers import Catalogue
 from wardround_messages.events import FromSite
 from wardround_messages.names import TaskId
@@ -23,6 +25,8 @@ log = structlog.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+NOTHING_ALLOWED = Policy(fault=Fault("site_stopped", WORDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,7 @@ class Site:
     inbox: Inbox
     audit: AuditLog
     patience: Patience
+    standstill: Standstill
     say: Callable[[FromSite], None]
 
     @property
@@ -45,7 +50,9 @@ class Site:
         return self.settings.site
 
     def policy(self) -> Policy:
-        """The policy as it stands in its file now."""
+        """The policy as it stands in its file now; while the clinic is stopped it allows nothing."""
+        if self.standstill.word is not None:
+            return NOTHING_ALLOWED
         policy = load_policy(self.policy_path)
         if policy.fault is not None:
             log.warning("policy", site=self.name, code=policy.fault.code, detail=policy.fault.detail)
@@ -59,9 +66,14 @@ class Site:
         return f"carry/{experiment}"
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Write to the inbox or the log, waiting while the disk is full."""
+        """Write to the inbox, waiting while the disk is full."""
 
         async def call() -> T:
             return function(*args, **kwargs)
 
         return await self.patience(call)
+
+    async def log(self, what: str, **facts: Fact) -> None:
+        """Add a line to the site's own log, waiting while the disk is full; what it tells of may leave afterwards."""
+        # A slow disk must not hold up the loop; without waiting for the disk, a thread costs more than the line.
+        await self.patience(lambda: run(not self.audit.durable, self.audit.write, what, **facts))

@@ -10,9 +10,10 @@ from wardround.runtime.patience import patiently
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import DigestMismatchError
+from wardround.site_agent.audit_facts import about_task, about_trainer
 from wardround.site_agent.enrolment import Enrolment
 from wardround.site_agent.folder import fill, is_filled, job_of, model_of
-from wardround.site_agent.hand import WITHDRAWN, Hand, TaskEndsError, names_of
+from wardround.site_agent.hand import BY_THE_SITE, Hand, TaskEndsError, names_of
 from wardround.site_agent.judgement import (
     Permission,
     RefusedError,
@@ -25,6 +26,7 @@ from wardround.site_agent.outbound import CheckedFile, HeldBackError, check_upda
 from wardround.site_agent.policy import Leave
 from wardround.site_agent.scheduler.port import SchedulerError
 from wardround.site_agent.site import Site
+from wardround.site_agent.standstill import CODE, WORDS
 from wardround.site_agent.submission import Submission
 from wardround.site_agent.training import train
 from wardround_messages.commands import StartTask
@@ -40,7 +42,7 @@ log = structlog.get_logger()
 FETCHED_AT_MOST = 4  # tries before a model counts as missing
 
 # What is wrong with the clinic's own data does not mend by asking again.
-REFUSALS = frozenset({"too_few_cases", "case_unreadable", "link_out_of_folder", "data_missing"})
+REFUSALS = frozenset({"too_few_cases", "case_unreadable", "link_out_of_folder", "data_missing", "data_empty"})
 
 
 class Work:
@@ -55,6 +57,7 @@ class Work:
     async def carry_out(self, hand: Hand) -> None:
         """Do the task, or end it as cancelled as soon as `hand.cancel` is called."""
         hand.begun = True
+        hand.noted.update(about_task(hand.start, self._site.inbox.manifest(hand.start.manifest_sha256)))
         try:
             if hand.cancelled is None:
                 await self._do(hand)
@@ -76,7 +79,8 @@ class Work:
             answer, update = await self._through(hand)
         except RefusedError as refusal:
             await self._stop_leftover(hand)
-            answer = self._ended(hand, TaskEndsError("refused", "policy", refusal.code, refusal.reason))
+            end = TaskEndsError("refused", "policy", refusal.code, refusal.reason, rule=refusal.rule)
+            answer = self._ended(hand, end)
         except TaskEndsError as end:
             answer = self._ended(hand, end)
         except Exception:
@@ -87,32 +91,22 @@ class Work:
 
     async def _through(self, hand: Hand) -> tuple[Answer, CheckedFile | None]:
         start, site = hand.start, self._site
+        if site.standstill.word is not None:
+            raise RefusedError(CODE, WORDS)
         if site.inbox.newest_round(start.experiment) > start.round:
             raise RefusedError("stale_round", "a later round has begun")
         consent = await self._enrolment.granted(start)
         manifest = await self._enrolment.manifest(start)
         permission = await judge_task(site, start, manifest, consent)
-        await self._note(start, permission)
+        hand.noted.update(about_task(start, manifest), rule=permission.decision.rule)
+        await site.log("task", **hand.noted, **about_trainer(permission.trainer), code=permission.decision.code)
         site.say(TaskAccepted(**names_of(start)))
         anew = await self._fill_folder(hand, manifest)
         hand.phase = "queued"
         async with self._slots:
-            hand.phase = "training"
             result = await train(site, hand, permission.leave, anew=anew)
         hand.phase = "checking"
-        return await self._checked(start, manifest, consent, permission, result)
-
-    async def _note(self, start: StartTask, permission: Permission) -> None:
-        decision = permission.decision
-        await self._site.write(
-            self._site.audit.write,
-            "task",
-            task=str(start.task_id),
-            requested_by=start.requested_by,
-            rule=decision.rule,
-            code=decision.code,
-            trainer_sha256=permission.trainer.code_sha256,
-        )
+        return await self._checked(hand, manifest, consent, permission, result)
 
     async def _fill_folder(self, hand: Hand, manifest: Manifest) -> bool:
         """Whether the folder was filled now: a run that began in it before, if there was one, is of no use."""
@@ -124,9 +118,12 @@ class Work:
         if is_filled(folder, job):
             return False
         await self._stop_leftover(hand)
+        model = model_of(start)
+        if model is not None:
+            await site.log("model", **hand.noted, key=model.key, size=model.size, sha256=model.sha256)
         try:
             await patiently(
-                lambda: site.patience(lambda: fill(folder, job, model_of(start), site.store)),
+                lambda: site.patience(lambda: fill(folder, job, model, site.store)),
                 away=_not_there_yet,
                 longest=2,
                 stop=stop_after_attempt(FETCHED_AT_MOST),
@@ -140,9 +137,10 @@ class Work:
         return True
 
     async def _checked(
-        self, start: StartTask, manifest: Manifest, consent: Consent, permission: Permission, result: TaskResult
+        self, hand: Hand, manifest: Manifest, consent: Consent, permission: Permission, result: TaskResult
     ) -> tuple[Answer, CheckedFile | None]:
         """The answer with what may leave of the result, judged by the policy as it stands now."""
+        start = hand.start
         if result.failure is not None:
             outcome = "refused" if result.failure.code in REFUSALS else "failed"
             failure = failure_of(result.failure, result.text, permission.leave)
@@ -152,6 +150,7 @@ class Work:
         cases = result.cases if start.task is Task.TRAIN or result.received is None else result.received.cases or 0
         policy = self._site.policy()
         decision = judge_leaving(policy, start, manifest, consent, code_sha256=result.trainer.code_sha256, cases=cases)
+        hand.noted.update(rule=decision.rule, cases_used=cases)
         leave = policy.leave_of(decision.rule)
         counts_leave = manifest.strategy.weight == "cases"
         if start.task is Task.TRAIN and counts_leave and result.cases == 0:
@@ -167,8 +166,8 @@ class Work:
             metrics_kept_back=numbers.kept_back,
             update=None if update is None else _ref(start, update),
             trainer=result.trainer,
-            seconds=result.seconds,
-            steps=result.steps,
+            seconds=numbers.seconds,
+            steps=numbers.steps,
         )
         return answer, update
 
@@ -188,7 +187,7 @@ class Work:
             await self._submission.close(hand, "answered")
             return
         failure = Failure(phase=hand.phase, code=reason)
-        answer = self._answer(hand.start, outcome="cancelled", by_hub=reason != WITHDRAWN, failure=failure)
+        answer = self._answer(hand.start, outcome="cancelled", by_hub=reason not in BY_THE_SITE, failure=failure)
         await self._submission.submit(hand, answer)
 
     async def _stop_leftover(self, hand: Hand) -> None:
@@ -202,6 +201,8 @@ class Work:
             log.warning("not_stopped", task=str(task), code=error.code, hint=error.hint)
 
     def _ended(self, hand: Hand, end: TaskEndsError) -> Answer:
+        if end.rule is not None:
+            hand.noted["rule"] = end.rule
         return self._answer(hand.start, outcome=end.outcome, failure=end.failure)
 
     def _answer(self, start: StartTask, **what: object) -> Answer:

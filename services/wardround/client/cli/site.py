@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from wardround.client.cli import site_consent, site_doctor, site_log
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.experiment_file import load_experiment
 from wardround.site_agent.policy import Decision, Leave, Policy, Request, load_policy, requests_of
@@ -19,6 +20,18 @@ from wardround_messages.manifest import Manifest
 app = typer.Typer(no_args_is_help=True, help="A clinic's own view: its policy, and what that makes of an experiment.")
 policy_app = typer.Typer(no_args_is_help=True, help="The clinic's policy.")
 app.add_typer(policy_app, name="policy")
+for word in (
+    site_consent.pending,
+    site_consent.show,
+    site_consent.approve,
+    site_consent.refuse,
+    site_consent.withdraw,
+    site_consent.stop,
+    site_consent.resume,
+):
+    app.command(word.__name__)(word)
+app.add_typer(site_log.app, name="log")
+app.command("doctor")(site_doctor.doctor)
 
 SITE_FILE = "site.toml"
 POLICY_FILE = "policy.toml"
@@ -58,8 +71,7 @@ class _Explained:
 
     @property
     def decision(self) -> Decision:
-        decisions = [self.policy.judge(request) for request in self.requests]
-        return max(decisions, key=lambda decision: ("allow", "ask", "deny").index(decision.verdict))
+        return self.policy.judge_all(self.requests)
 
     @property
     def leave(self) -> Leave:
