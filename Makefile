@@ -12,22 +12,26 @@ export UV_LINK_MODE ?= copy
 export UV_SYSTEM_CERTS ?= true
 export UV_NATIVE_TLS ?= true
 
-.PHONY: help setup servers demo check test lint types unit benchmarks benchmarks-servers contract requirements format clean
+.PHONY: help setup servers airflow demo check test lint types unit benchmarks benchmarks-servers contract requirements format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.run ## Install what the command `wardround` needs
 
-servers: $(VENV)/.python ## Find RabbitMQ and MinIO, or set them up; says what it will do first
+servers: $(VENV)/.python ## Find RabbitMQ, MinIO and Airflow, or set them up; says what it will do first
 	UV=$(UV) deploy/servers.sh
+	@$(MAKE) --no-print-directory airflow
+
+airflow: $(if $(WARDROUND_AIRFLOW),,.cache/airflow/.installed) ## Install Airflow alone, into .cache/airflow
+	@:
 
 demo: $(VENV)/.run ## Set up and run the first example: breast cancer, three clinics, against pooled data
 	$(BIN)/wardround simulate examples/breast-cancer.toml --fresh
 
 check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that need no server and no torch (two minutes)
 
-test: $(VENV)/.torch servers lint types ## Set up everything, RabbitMQ and MinIO included, and run all tests
+test: $(VENV)/.torch servers lint types ## Set up everything, RabbitMQ, MinIO and Airflow included, and run all tests
 	$(BIN)/coverage erase
 	CI=$${CI:-true} $(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -n 25
@@ -62,6 +66,7 @@ requirements: $(VENV)/.dev ## Pin anew what is installed
 	$(UV) pip compile pyproject.toml --extra stack -c requirements/dev.txt $(PIN) -o requirements/run.txt
 	for set in uv build torch go; do \
 	  $(UV) pip compile requirements/$$set.in -c requirements/dev.txt $(PIN) -o requirements/$$set.txt; done
+	$(UV) pip compile requirements/airflow.in $(PIN) -o requirements/airflow.txt
 
 clean: ## Remove what this Makefile installed and what runs left
 	rm -rf $(VENV) .cache runs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -91,4 +96,11 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 
 $(VENV)/.torch: $(VENV)/.dev requirements/torch.txt
 	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/torch.txt
+	@touch $@
+
+# An environment of its own: Airflow pins what it stands on. Without the compiled files each of its processes would
+# start five seconds later.
+.cache/airflow/.installed: requirements/airflow.txt | $(VENV)/.python
+	test -x .cache/airflow/bin/python || $(UV) venv -q --python '>=3.11,<3.14' .cache/airflow
+	$(UV) pip sync -q --python .cache/airflow/bin/python --require-hashes --compile-bytecode requirements/airflow.txt
 	@touch $@

@@ -1,17 +1,25 @@
 #!/usr/bin/env bash
-# Finds RabbitMQ and MinIO on this machine, or sets them up; says first what it will do.
+# Finds RabbitMQ and MinIO on this machine, or sets them up; says first what it will do, and what of Airflow is to come.
 # RabbitMQ comes from Debian (apt-get) with its own system service kept off; MinIO is built from its source, as nobody
-# publishes binaries of it any more.
+# publishes binaries of it any more. Airflow is installed by the Makefile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 MINIO_SOURCE=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 RABBITMQ=${WARDROUND_RABBITMQ:-/usr/lib/rabbitmq/bin}
 MINIO=${WARDROUND_MINIO:-$(command -v minio || echo "$PWD/.cache/minio/minio")}
+AIRFLOW=${WARDROUND_AIRFLOW:-$PWD/.cache/airflow}
 GO_AT_LEAST=24 # 1.24
 
 have_rabbitmq() { [ -x "$RABBITMQ/rabbitmq-server" ]; }
 have_minio() { [ -x "$MINIO" ]; }
+have_airflow() {
+  if [ -n "${WARDROUND_AIRFLOW:-}" ]; then
+    [ -x "$AIRFLOW/bin/airflow" ] || { [ -f "$AIRFLOW" ] && [ -x "$AIRFLOW" ]; }
+  else
+    [ -e "$AIRFLOW/.installed" ] && ! [ requirements/airflow.txt -nt "$AIRFLOW/.installed" ]
+  fi
+}
 go_is_new_enough() {
   local minor
   minor=$(go env GOVERSION 2>/dev/null | sed -nE 's/^go1\.([0-9]+).*/\1/p')
@@ -35,6 +43,14 @@ if have_minio; then
 else
   echo "MinIO:    will be built from its source into .cache/minio (some three minutes on two cores, 150 MB)"
   go_is_new_enough || echo "Go:       will be installed into .cache/go, to build it"
+fi
+if have_airflow; then
+  echo "Airflow:  found, $AIRFLOW"
+elif [ -n "${WARDROUND_AIRFLOW:-}" ]; then
+  echo "Airflow:  WARDROUND_AIRFLOW names $AIRFLOW, and there is no Airflow in it." >&2
+  exit 1
+else
+  echo "Airflow:  will be installed into .cache/airflow, an environment of its own (half a minute, 300 MB)"
 fi
 
 # --- doing it ---------------------------------------------------------------------------------------------------------

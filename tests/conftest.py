@@ -4,7 +4,7 @@ import pytest
 
 from wardround.runtime.logging import configure_logging
 
-pytest_plugins = ["servers.rabbitmq", "servers.minio", "servers.stack"]
+pytest_plugins = ["servers.rabbitmq", "servers.minio", "servers.airflow", "servers.stack"]
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from servers.airflow import require_airflow
 from wardround.client.hub import Hub
 from wardround.client.hubs import connections, read_profile
 from wardround.stack import control
@@ -52,7 +53,7 @@ class Stack:
         return ended.stdout
 
     def up(self, *options: str) -> str:
-        return self.cli("stack", "up", "--name", self.name, "--folder", str(self.folder), *options, within=200)
+        return self.cli("stack", "up", "--name", self.name, "--folder", str(self.folder), *options, within=400)
 
     def down(self) -> str:
         return self.cli("stack", "down", "--name", self.name, "--folder", str(self.folder))
@@ -99,5 +100,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     require_servers()
     running = Stack(tmp_path_factory.mktemp("stack"))
     running.up("--sites", "3", "--coordinators", "2", "--aggregators", "2")
+    yield running
+    running.down()
+
+
+@pytest.fixture(scope="session")
+def airflow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Three clinics, each with an Airflow of its own."""
+    require_servers()
+    require_airflow()
+    running = Stack(tmp_path_factory.mktemp("airflow-stack"), "with-airflow")
+    running.up("--sites", "3", "--airflow")
     yield running
     running.down()

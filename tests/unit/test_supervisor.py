@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from wardround.simulation.sites import SitesError
 from wardround.stack import supervisor as supervising
 from wardround.stack.folder import Plan, read_state
-from wardround.stack.program import Program, ProgramError
+from wardround.stack.program import Child, Program, ProgramError
 from wardround.stack.sites import make_sites
 from wardround.stack.supervisor import Stage, Supervisor
 
@@ -146,3 +148,49 @@ def test_no_port_is_given_twice() -> None:
 
 def _parts(each: Program) -> dict[str, object]:
     return {name: getattr(each, name) for name in Program.__slots__}
+
+
+async def test_a_stop_leaves_no_descendant_not_even_in_a_session_of_its_own(tmp_path: Path) -> None:
+    apart = tmp_path / "apart"
+    script = (
+        "import subprocess, sys, time; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); "
+        f"open({str(apart)!r}, 'w').write(str(child.pid)); time.sleep(600)"
+    )
+    child = Child(program(tmp_path, "parent", script))
+    await child.start()
+    await until(lambda: apart.exists() and apart.read_text() != "")
+    await child.stop()
+    await until(lambda: not psutil.pid_exists(int(apart.read_text())), within=5)
+
+
+async def test_a_stage_starts_no_more_at_once_than_it_says(tmp_path: Path) -> None:
+    starting = 0
+    most = 0
+
+    def slow(name: str) -> Program:
+        looks = iter(range(3))
+
+        async def ready() -> bool:
+            nonlocal starting, most
+            look = next(looks)
+            starting += look == 0
+            most = max(most, starting)
+            await asyncio.sleep(0.05)
+            starting -= look == 2
+            return look == 2
+
+        return replace(program(tmp_path, name), ready=ready)
+
+    prepared = []
+
+    async def prepare() -> None:
+        prepared.append(phase(tmp_path))
+
+    stop = asyncio.Event()
+    stage = Stage([slow(f"program-{number}") for number in range(4)], before=prepare, at_once=2)
+    running = asyncio.create_task(Supervisor(tmp_path, (stage,), pid=os.getpid()).run(stop))
+    await until(lambda: phase(tmp_path) == "running")
+    stop.set()
+    await running
+    assert (most, prepared) == (2, ["starting"])

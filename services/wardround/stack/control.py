@@ -15,6 +15,8 @@ import psutil
 from wardround.hub.folder import HubFolder
 from wardround.runtime.roster import Roster
 from wardround.simulation.sites import RESEARCHER, SitesError
+from wardround.stack.airflow import OVERRIDE as AIRFLOW
+from wardround.stack.airflow import find_airflow
 from wardround.stack.folder import (
     LOCK_FILE,
     LOGS,
@@ -28,13 +30,18 @@ from wardround.stack.folder import (
     read_state,
     write_plan,
 )
+from wardround.stack.minio import OVERRIDE as MINIO
+from wardround.stack.minio import find_minio
 from wardround.stack.ports import LOOPBACK
+from wardround.stack.rabbitmq import WHERE as RABBITMQ
+from wardround.stack.rabbitmq import find_rabbitmq
 from wardround.stack.services import STACK_VARIABLE, base_environment
-from wardround.stack.sites import make_sites
+from wardround.stack.sites import SITES, make_sites, write_site_files
 from wardround.stack.stages import missing_servers
 
 LOOK_EVERY = 0.1
 UP_WITHIN = 300.0
+AIRFLOW_WITHIN = 60.0  # more for each clinic that has one
 DOWN_WITHIN = 90.0
 
 Said = Callable[[str], None]
@@ -48,7 +55,7 @@ async def up(folder: Path, plan: Plan, *, say: Said) -> Plan:
     Raises:
         StackError: it runs already, a server is not installed, or a program did not start.
     """
-    missing_servers()
+    missing_servers(airflow=plan.airflow)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # clinics' data and updates are in it
     if is_supervised(folder):
         raise StackError(f"a stack runs in {folder} already; `wardround stack status` shows it")
@@ -59,14 +66,18 @@ async def up(folder: Path, plan: Plan, *, say: Said) -> Plan:
     write_plan(folder, plan)
     try:
         if plan.own_sites is None:
-            make_sites(folder / "sites", plan.sites, plan.seed)
+            make_sites(folder / SITES, plan.sites, plan.seed)
+        hub = _make_hub(folder, plan)
+        if plan.own_sites is None:
+            write_site_files(folder, plan, hub)
     except SitesError as error:
         raise StackError(str(error)) from None
-    _make_hub(folder, plan)
     (folder / STATE_FILE).unlink(missing_ok=True)
     supervisor = _spawn(folder)
     try:
-        await _until_running(folder, supervisor, say)
+        await _until_running(
+            folder, supervisor, say, within=UP_WITHIN + AIRFLOW_WITHIN * plan.airflow * len(plan.sites)
+        )
     except BaseException:
         supervisor.terminate()
         await asyncio.to_thread(supervisor.wait)
@@ -101,17 +112,25 @@ async def down(folder: Path, *, delete: bool = False) -> bool:
 
 async def sweep(folder: Path) -> int:
     """End what runs with the mark of this stack though no supervisor does; how many there were."""
-    mark = str(folder)
-    left = []
+    ended = 0
+    while left := _marked(folder):  # again, as one may have started another meanwhile
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, left, timeout=10)
+        ended += len(left) - len(alive)
+        if alive:
+            break
+    return ended
+
+
+def _marked(folder: Path) -> list[psutil.Process]:
+    found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(STACK_VARIABLE) == mark:
-                left.append(process)
-    for process in left:
-        with suppress(psutil.Error):
-            process.kill()
-    await asyncio.to_thread(psutil.wait_procs, left, timeout=10)
-    return len(left)
+            if process.pid != os.getpid() and process.environ().get(STACK_VARIABLE) == str(folder):
+                found.append(process)
+    return found
 
 
 def status(folder: Path) -> tuple[Plan, StackState]:
@@ -126,7 +145,7 @@ def status(folder: Path) -> tuple[Plan, StackState]:
 
 
 def memory_of(pid: int | None) -> int | None:
-    """The resident memory (bytes) of a process and its descendants; None where it is gone."""
+    """The memory (bytes) of a process and its descendants, what they share counted once; None where it is gone."""
     if pid is None:
         return None
     try:
@@ -137,7 +156,8 @@ def memory_of(pid: int | None) -> int | None:
     total = 0
     for each in family:
         with suppress(psutil.Error):
-            total += each.memory_info().rss
+            full = each.memory_full_info()
+            total += getattr(full, "pss", full.rss)  # where the system tells no shares, pages count in each
     return total
 
 
@@ -148,7 +168,7 @@ def _check_folder(folder: Path) -> None:
         raise StackError(f"{folder} holds something else; name an empty or a new folder with --folder")
 
 
-def _make_hub(folder: Path, plan: Plan) -> None:
+def _make_hub(folder: Path, plan: Plan) -> HubFolder:
     roster = Roster(
         broker=f"amqp://{LOOPBACK}:{plan.ports['broker']}",
         store=f"http://{LOOPBACK}:{plan.ports['store']}",
@@ -156,7 +176,9 @@ def _make_hub(folder: Path, plan: Plan) -> None:
         sites=plan.sites,
         researchers=(RESEARCHER,),
     )
-    HubFolder(folder / "hub", roster).write()
+    hub = HubFolder(folder / "hub", roster)
+    hub.write()
+    return hub
 
 
 def _spawn(folder: Path) -> "subprocess.Popen[bytes]":
@@ -175,13 +197,15 @@ def _spawn(folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def _finding_servers() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("WARDROUND_RABBITMQ", "WARDROUND_MINIO") if name in os.environ}
+    """What was found from here: the supervisor works in another folder."""
+    found = {RABBITMQ: find_rabbitmq(), MINIO: find_minio(), AIRFLOW: find_airflow()}
+    return {name: str(path) for name, path in found.items() if path is not None}
 
 
-async def _until_running(folder: Path, supervisor: "subprocess.Popen[bytes]", say: Said) -> None:
+async def _until_running(folder: Path, supervisor: "subprocess.Popen[bytes]", say: Said, *, within: float) -> None:
     said: set[str] = set()
     try:
-        async with asyncio.timeout(UP_WITHIN):
+        async with asyncio.timeout(within):
             while True:
                 ended = supervisor.poll() is not None
                 state = read_state(folder)
@@ -196,7 +220,7 @@ async def _until_running(folder: Path, supervisor: "subprocess.Popen[bytes]", sa
                     raise StackError(f"the stack did not start: {why}")
                 await asyncio.sleep(LOOK_EVERY)
     except TimeoutError:
-        raise StackError(f"the stack was not ready within {UP_WITHIN:.0f} s; see {folder / LOGS}") from None
+        raise StackError(f"the stack was not ready within {within:.0f} s; see {folder / LOGS}") from None
 
 
 def _last_line(folder: Path) -> str:

@@ -18,6 +18,7 @@ STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
 LOGS = "logs"
 PORTS_OF_ALL = ("broker", "distribution", "epmd", "store", "metrics")
+AIRFLOW_SERVER = "api-server"
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,7 +30,8 @@ class StackError(Exception):
 
 class Plan(BaseModel):
     """What the stack consists of. `sites` are the clinics' names; `own_sites` is the folder with a person's own
-    clinics, None where they were made from the template. `ports` are those of the programs by name."""
+    clinics, None where they were made from the template. With `airflow` each clinic has an Airflow of its own. `ports`
+    are those of the programs by name."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,6 +42,7 @@ class Plan(BaseModel):
     seed: int
     coordinators: int = 1
     aggregators: int = 1
+    airflow: bool = False
     ports: dict[str, int] = {}
 
     @property
@@ -52,9 +55,14 @@ class Plan(BaseModel):
             *self.sites,
         )
 
+    def airflow_port(self, site: str) -> int:
+        """Where the pages of the clinic's Airflow are. Raises `KeyError` where it has none."""
+        return self.ports[airflow_program(site, AIRFLOW_SERVER)]
+
     def with_ports(self) -> "Plan":
         """With a port for each program: the one it had where that is free, else another."""
-        wanted = (*PORTS_OF_ALL, *(name for name in self.services if name not in PORTS_OF_ALL))
+        airflows = (airflow_program(site, AIRFLOW_SERVER) for site in self.sites if self.airflow)
+        wanted = (*PORTS_OF_ALL, *(name for name in self.services if name not in PORTS_OF_ALL), *airflows)
         kept = {name: self.ports[name] for name in wanted if is_free(self.ports.get(name, 0))}
         new = (port for port in free_ports(2 * len(wanted)) if port not in kept.values())
         return self.model_copy(update={"ports": {name: kept.get(name) or next(new) for name in wanted}})
@@ -136,6 +144,11 @@ def _write(file: Path, model: BaseModel) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def airflow_program(site: str, component: str) -> str:
+    """What a component of a clinic's Airflow is called; no other program has a dot in its name."""
+    return f"{site}.{component}"
 
 
 def _numbered(name: str, count: int) -> tuple[str, ...]:

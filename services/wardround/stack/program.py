@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 LOG_SHOWN = 4096  # bytes of the end of a log, for the message of an error
 LOOK_EVERY = 0.05
 
@@ -28,6 +30,7 @@ class Program:
     log: Path
     ready: Callable[[], Awaitable[bool]]
     ready_within: float = 60.0
+    look_every: float = LOOK_EVERY
     stops_within: float = 15.0
 
 
@@ -85,7 +88,7 @@ class Child:
                 while not await program.ready():
                     if not self.running:
                         raise ProgramError(f"{program.name} ended at once: {self._last_words()}")
-                    await asyncio.sleep(LOOK_EVERY)
+                    await asyncio.sleep(program.look_every)
         except TimeoutError:
             raise ProgramError(
                 f"{program.name} was not ready within {program.ready_within:.0f} s: {self._last_words()}"
@@ -99,13 +102,19 @@ class Child:
         return self._process.wait()
 
     async def stop(self) -> None:
-        """Ask it to end, and end it where it does not within its time."""
+        """Ask it to end, and end it where it does not within its time; of its descendants none is left, those in
+        sessions of their own included."""
+        family = self._descendants()
         if self.running:
             self.signal(signal.SIGTERM)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.program.stops_within):
                     await self.ended()
+        family |= self._descendants()
         self.kill()
+        for process in family:
+            with suppress(psutil.Error):  # psutil looks whether it is still the same one
+                process.kill()
 
     def signal(self, number: signal.Signals) -> None:
         """To the program itself, not to its descendants."""
@@ -118,6 +127,13 @@ class Child:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def _descendants(self) -> set[psutil.Process]:
+        """Those of today: once it has ended nobody knows whose they were."""
+        if self.running:
+            with suppress(psutil.Error):
+                return set(psutil.Process(self.pid).children(recursive=True))
+        return set()
 
     def _last_words(self) -> str:
         """The last line of its log."""

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
-
 from wardround.hub.folder import HubFolder
+from wardround.runtime.toml_text import value_text
+from wardround.simulation.sites import SITE_FILE
 from wardround.stack.folder import LOGS, Plan
+from wardround.stack.loopback import answers
 from wardround.stack.ports import LOOPBACK
 from wardround.stack.program import Program
+from wardround.stack.sites import SITES, site_tables
 
 STACK_VARIABLE = "WARDROUND_STACK"  # marks every process of a stack, so that none is ever left behind
 OWN_VARIABLES = "WARDROUND_"
@@ -39,28 +41,18 @@ def _hub_service(folder: Path, plan: Plan, hub: HubFolder, name: str) -> Program
     service = name.partition("-")[0]
     settings: dict[str, object] = {"http.port": plan.ports[name]}
     if service == "aggregator":
-        settings["work"] = _path(folder / "work" / name)
+        settings["work"] = folder / "work" / name
     return _program(folder, plan, name, service, hub.path / f"{service}.toml", settings)
 
 
 def _agent(folder: Path, plan: Plan, hub: HubFolder, site: str) -> Program:
-    """A clinic's agent. Where the hub is and where the agent keeps its things does not stand in a person's own
-    `site.toml`: the environment says it."""
-    home = folder / "sites" / site
-    settings = {
-        "http.port": plan.ports[site],
-        "hub.broker": hub.roster.broker,
-        "hub.store": hub.roster.store,
-        "hub.username": site,
-        "hub.password.file": _path(hub.broker_secret(site)),
-        "hub.store_key.id": site,
-        "hub.store_key.file": _path(hub.store_secret(site)),
-        "paths.inbox": _path(home / "inbox.sqlite"),
-        "paths.log": _path(home / "audit.jsonl"),
-        "paths.spool": _path(home / "spool"),
-    }
-    file = (plan.own_sites or folder / "sites") / site / "site.toml"
-    return _program(folder, plan, site, "site-agent", file, settings)
+    """A clinic's agent. A clinic of the stack has all that it needs in its `site.toml`; of a person's own nothing is
+    changed, and the environment says where the hub is, where the agent keeps its things and who runs its trainings."""
+    if plan.own_sites is None:
+        return _program(folder, plan, site, "site-agent", folder / SITES / site / SITE_FILE, {})
+    tables = site_tables(folder, plan, hub, site)
+    settings = {f"{table}.{key}": value for table, held in tables.items() for key, value in held.items()}
+    return _program(folder, plan, site, "site-agent", plan.own_sites / site / SITE_FILE, settings)
 
 
 def _program(
@@ -77,24 +69,10 @@ def _program(
         name=name,
         command=(sys.executable, "-P", "-m", module, str(settings)),
         environment=base_environment(folder)
-        | {f"{prefix}{key.upper().replace('.', '__')}": str(value) for key, value in overrides.items()},
+        | {f"{prefix}{key.upper().replace('.', '__')}": value_text(value) for key, value in overrides.items()},
         folder=folder,
         log=folder / LOGS / f"{name}.log",
         ready=ready,
         ready_within=READY_WITHIN,
         stops_within=STOPS_WITHIN,
     )
-
-
-def _path(path: Path) -> str:
-    """As a TOML string: a path of digits alone must not be read as a number."""
-    return f"'{path}'"
-
-
-async def answers(url: str) -> bool:
-    """Whether the address answers with success."""
-    async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
-        try:
-            return (await client.get(url)).is_success
-        except httpx.HTTPError:
-            return False

@@ -1,8 +1,12 @@
 """The clinics of a stack: a person's own, or made from the template with the data of the examples."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wardround.hub.folder import HubFolder
+from wardround.runtime.toml_file import SettingsError, read_toml
+from wardround.runtime.toml_text import toml_document
 from wardround.simulation.sites import (
     SITE_FILE,
     Allowed,
@@ -11,8 +15,16 @@ from wardround.simulation.sites import (
     load_clinics,
     write_clinic,
 )
+from wardround.stack.airflow_home import AGENT, AirflowHome
+from wardround.stack.folder import Plan
 from wardround_messages.names import SITE_MAX, is_id
 
+SITES = "sites"
+OF_ANY_SCHEDULER = ("slots", "retries", "python")
+WRITTEN_BY = """\
+# Written by `wardround stack up`: the hub, the paths, the HTTP port and what runs the trainings are those of the stack,
+# at each start anew. Whatever else stands here is kept.
+"""
 EXAMPLES = (
     Allowed("breast-cancer", "breast-cancer-mlp", ("breast-cancer", "breast-cancer-test"), rule="breast-cancer"),
     Allowed("counting", "adding", ("counting",), rule="counting"),
@@ -56,3 +68,76 @@ def own_sites(folder: Path) -> tuple[str, ...]:
     if wrong:
         raise SitesError(f"--sites: '{wrong[0]}' cannot be a site")
     return names
+
+
+def write_site_files(folder: Path, plan: Plan, hub: HubFolder) -> None:
+    """Make `site.toml` of each clinic that was made here complete, with what the stack has now: the agent, and a
+    person's `wardround site --site ...`, need nothing besides. Data sets, and what a person added, are kept.
+
+    Raises:
+        SitesError: one cannot be read as it stands.
+    """
+    for site in plan.sites:
+        file = folder / SITES / site / SITE_FILE
+        try:
+            table = read_toml(file)
+        except SettingsError as error:
+            raise SitesError(str(error)) from None
+        made = site_tables(folder, plan, hub, site)
+        scheduler = _table(table, "scheduler")
+        made["scheduler"] = {key: scheduler[key] for key in OF_ANY_SCHEDULER if key in scheduler} | made["scheduler"]
+        made["http"] = _table(table, "http") | made["http"]
+        head = {key: value for key, value in table.items() if not isinstance(value, dict)}
+        file.write_text(WRITTEN_BY + toml_document(head | made | {k: v for k, v in table.items() if k not in made}))
+
+
+def site_tables(folder: Path, plan: Plan, hub: HubFolder, site: str) -> dict[str, dict[str, object]]:
+    """What `site.toml` of a clinic must say in this stack: table -> key -> value."""
+    home = folder / SITES / site
+    tables: dict[str, dict[str, object]] = {
+        "hub": {
+            "broker": hub.roster.broker,
+            "store": hub.roster.store,
+            "username": site,
+            "password": {"file": hub.broker_secret(site)},
+            "store_key": {"id": site, "file": hub.store_secret(site)},
+        },
+        "paths": {
+            "inbox": home / "inbox.sqlite",
+            "log": home / "audit.jsonl",
+            "spool": spool_of(folder, site),
+        },
+        "http": {"port": plan.ports[site]},
+    }
+    if plan.airflow:
+        airflow = AirflowHome.of(folder, plan, site)
+        tables["scheduler"] = {
+            "kind": "airflow",
+            "url": airflow.url,
+            "username": AGENT,
+            "password": {"file": airflow.password_file(AGENT)},
+        }
+    elif plan.own_sites is None:
+        tables["scheduler"] = {"kind": "local"}
+    return tables
+
+
+def spool_of(folder: Path, site: str) -> Path:
+    """Where the clinic's agent lays the tasks' folders, and its Airflow looks for them."""
+    return folder / SITES / site / "spool"
+
+
+def python_of(folder: Path, plan: Plan, site: str) -> str:
+    """The interpreter that the clinic's trainers are installed in: what `site.toml` names, else this one.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    file = (plan.own_sites or folder / SITES) / site / SITE_FILE
+    named = _table(read_toml(file), "scheduler").get("python")
+    return str(file.parent / named) if isinstance(named, str) else sys.executable
+
+
+def _table(table: Mapping[str, object], name: str) -> dict[str, object]:
+    held = table.get(name)
+    return held if isinstance(held, dict) else {}

@@ -22,10 +22,15 @@ WELL_AFTER = 60.0  # seconds of work after which a death counts as the first aga
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Programs that start side by side when those of the stage before are ready; `after` is done when they are."""
+    """Programs that start when those of the stage before are ready: side by side, or no more than `at_once`.
+
+    `before` is done first, `after` when all are ready.
+    """
 
     programs: Sequence[Program]
+    before: Callable[[], Awaitable[None]] | None = None
     after: Callable[[], Awaitable[None]] | None = None
+    at_once: int | None = None
 
 
 class Supervisor:
@@ -80,15 +85,19 @@ class Supervisor:
         children = iter(self._children)
         for stage in self._stages:
             started = [next(children) for _ in stage.programs]
-            await together(*map(self._begin, started))
+            if stage.before is not None:
+                await stage.before()
+            turns = asyncio.Semaphore(stage.at_once or len(started) or 1)
+            await together(*(self._begin(child, turns) for child in started))
             keepers += [asyncio.create_task(self._keep(child), name=child.program.name) for child in started]
             if stage.after is not None:
                 await stage.after()
 
-    async def _begin(self, child: Child) -> None:
-        self._set(child, state="starting")
-        await child.start()
-        self._set(child, state="running")
+    async def _begin(self, child: Child, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            self._set(child, state="starting")
+            await child.start()
+            self._set(child, state="running")
 
     async def _keep(self, child: Child) -> None:
         """Start the program again whenever it dies, ever more rarely where it dies at once."""

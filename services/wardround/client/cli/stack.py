@@ -27,6 +27,7 @@ Folder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LONGEST_NAME = 31  # a profile has 40, and the operator's is called NAME-operator
 MOST_SITES = 50  # each is a process of some 80 MB
+MOST_AIRFLOWS = 10  # each takes 400 MB, and some twelve seconds of a processor to start
 
 
 @app.command()
@@ -39,6 +40,7 @@ def up(
     seed: Annotated[int, typer.Option(min=0, help="Divides the example data; the examples themselves have 7.")] = 7,
     coordinators: Annotated[int, typer.Option(min=1, max=9)] = 1,
     aggregators: Annotated[int, typer.Option(min=1, max=9)] = 1,
+    airflow: Annotated[bool, typer.Option("--airflow", help="Let each clinic train on an Airflow of its own.")] = False,
     fresh: Annotated[bool, typer.Option(help="Delete an earlier stack of this name first.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +51,17 @@ def up(
 
     home = _folder(name, folder)
     own, names = _sites(sites)
-    plan = Plan(name=name, sites=names, own_sites=own, seed=seed, coordinators=coordinators, aggregators=aggregators)
+    if airflow and len(names) > MOST_AIRFLOWS:
+        raise CommandError(f"--airflow: for at most {MOST_AIRFLOWS} clinics, as each has one of its own")
+    plan = Plan(
+        name=name,
+        sites=names,
+        own_sites=own,
+        seed=seed,
+        coordinators=coordinators,
+        aggregators=aggregators,
+        airflow=airflow,
+    )
     profile_names(strictly=True)
     console = Console(stderr=True, highlight=False)
     began = time.monotonic()
@@ -194,6 +206,19 @@ def _write_profile(folder: Path, plan: "Plan") -> Path:
     return file
 
 
+def _airflow_logins(folder: Path, plan: "Plan") -> dict[str, dict[str, str]]:
+    """Site -> where its Airflow is, and the login of a person there."""
+    from wardround.stack.airflow_home import PERSON, AirflowHome
+
+    logins = {}
+    for site in plan.sites if plan.airflow else ():
+        home = AirflowHome.of(folder, plan, site)
+        file = home.password_file(PERSON)
+        password = file.read_text() if file.exists() else ""  # it was never up
+        logins[site] = {"url": home.url, "username": PERSON, "password": password, "password_file": str(file)}
+    return logins
+
+
 def _print(folder: Path, plan: "Plan", state: "StackState", *, as_json: bool) -> None:
     from wardround.stack.control import memory_of
     from wardround.stack.ports import LOOPBACK
@@ -206,7 +231,8 @@ def _print(folder: Path, plan: "Plan", state: "StackState", *, as_json: bool) ->
     if as_json:
         programs = [{**each.model_dump(mode="json"), "memory": memory_of(each.pid)} for each in state.programs]
         known = {"name": plan.name, "folder": str(folder), "phase": state.phase, "error": state.error}
-        typer.echo(json.dumps({**known, "addresses": addresses, "programs": programs}))
+        logins = _airflow_logins(folder, plan)
+        typer.echo(json.dumps({**known, "addresses": addresses, "airflow": logins, "programs": programs}))
         return
     typer.echo(f"stack '{plan.name}' is {state.phase}{f': {state.error}' if state.error else ''}; its data: {folder}")
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
@@ -224,3 +250,5 @@ def _print(folder: Path, plan: "Plan", state: "StackState", *, as_json: bool) ->
             "store": f"   researcher-a, secret in {folder / 'hub/secrets/researcher-a.store'}",
         }.get(what, "")
         typer.echo(f"{what:<8} {address}{login}")
+    for site, airflow in _airflow_logins(folder, plan).items():
+        typer.echo(f"Airflow of {site}  {airflow['url']}   {airflow['username']}, password {airflow['password']}")
