@@ -353,15 +353,19 @@ async def test_message_is_refused_that_is_larger_than_any_of_ours(broker: Broker
         await site.publish(Packet(names.EVENTS, "evt.site-agent.clinic-1.none.site.seen", bytes(300_000)))
 
 
+async def publish_for_ever(bus: RabbitBus, what: str) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            await bus.publish(command(what))
+
+
 async def test_during_an_alarm_publishing_is_an_outage_and_reading_goes_on(broker: Broker) -> None:
     coordinator = await broker.connect("coordinator", publish_timeout=0.5)
     site, inbox = await broker.connect("clinic-1"), Inbox()
     await coordinator.publish(command("before"))
     with broker.alarm():
         with pytest.raises(BusUnavailableError):
-            async with asyncio.timeout(10):
-                while True:  # an alarm takes a moment until it has reached the connections
-                    await coordinator.publish(command("just before"))
+            await publish_for_ever(coordinator, "just before")  # an alarm takes a moment to reach the connections
         for _ in range(3):
             with pytest.raises(BusUnavailableError):
                 await coordinator.publish(command("during"))

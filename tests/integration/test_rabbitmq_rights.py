@@ -18,7 +18,7 @@ from wardround_messages.events import EntryRecorded, SiteSeen, TaskAccepted
 from wardround_messages.journal import ExperimentPaused
 from wardround_messages.messages import Message
 from wardround_messages.names import Task
-from wardround_messages.topology import ANNOUNCED_ROUTING_KEY, topology
+from wardround_messages.topology import ANNOUNCED_ROUTING_KEY, LOOK_PREFIX, topology
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +123,30 @@ async def test_store_declares_its_exchange_and_announces_an_object(
     await store.basic_publish(b"{}", exchange=names.OBJECTSTORE, routing_key=ANNOUNCED_ROUTING_KEY, mandatory=True)
 
     assert broker.depth(names.COORDINATOR_QUEUE) == 1
+
+
+async def test_coordinator_sees_announcements_in_a_queue_of_its_own_that_takes_none_from_the_other(
+    broker: Broker, channel_of: Callable[[str], Awaitable[AbstractChannel]]
+) -> None:
+    looking, store, queue = await channel_of("coordinator"), await channel_of("store"), f"{LOOK_PREFIX}7d1e-4a"
+    await looking.queue_declare(queue, exclusive=True, auto_delete=True)
+    await looking.queue_bind(queue, names.OBJECTSTORE, ANNOUNCED_ROUTING_KEY)
+
+    await store.basic_publish(b"{}", exchange=names.OBJECTSTORE, routing_key=ANNOUNCED_ROUTING_KEY, mandatory=True)
+
+    assert (await looking.basic_get(queue)).body == b"{}"
+    assert broker.depth(names.COORDINATOR_QUEUE) == 1
+
+
+@pytest.mark.parametrize("exchange", [names.COMMANDS, names.EVENTS, names.DEAD])
+async def test_coordinator_sees_nothing_but_announcements_in_a_queue_of_its_own(
+    channel_of: Callable[[str], Awaitable[AbstractChannel]], exchange: str
+) -> None:
+    looking, queue = await channel_of("coordinator"), f"{LOOK_PREFIX}7d1e-4a"
+    await looking.queue_declare(queue, exclusive=True, auto_delete=True)
+
+    with pytest.raises(ChannelAccessRefused):
+        await looking.queue_bind(queue, exchange, ANNOUNCED_ROUTING_KEY)
 
 
 async def test_operator_reads_the_dead_letters_and_sends_one_again_under_its_senders_name(broker: Broker) -> None:

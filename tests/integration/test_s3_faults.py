@@ -228,6 +228,37 @@ async def test_a_body_that_trickles_is_given_up() -> None:
             await store.read(BUCKET, KEY)
 
 
+async def test_a_cancelled_upload_sends_no_more_and_leaves_no_object(own_minio: MinioServer, tmp_path: Path) -> None:
+    await own_minio.child.start()
+    source = tmp_path / "update"
+    source.write_bytes(bytes(64 * MIB))
+    passed = 0
+    much = asyncio.Event()
+
+    def counted(data: bytes) -> bytes:
+        nonlocal passed
+        passed += len(data)
+        if passed > 16 * MIB:
+            much.set()
+        return data
+
+    proxy = Proxy(own_minio.port, to_server=counted)
+    await proxy.mend()
+    store = own_minio.store(port=proxy.port, timeout=5)
+    await store.make_bucket(BUCKET)
+    putting = asyncio.ensure_future(store.put(BUCKET, "updates/a", source))
+    with within(20):
+        await much.wait()
+        putting.cancel()
+        await asyncio.wait({putting})
+        await asyncio.sleep(1)
+    assert putting.cancelled()
+    assert passed < 64 * MIB
+    assert await keys(own_minio) == []
+    await store.close()
+    await proxy.cut()
+
+
 async def test_a_cancelled_call_returns_at_once_and_does_not_hold_up_the_end() -> None:
     async with scripted(silent) as port:
         store = S3Store(f"http://{LOOPBACK}:{port}", access_key="clinic-1", secret_key=SECRET, threads=2)

@@ -284,19 +284,12 @@ def test_missing_settings_are_told_in_one_line(tmp_path: Path, service: str) -> 
     refused(run(service, str(tmp_path / "nowhere.toml"), cwd=tmp_path), "nowhere.toml", "cannot be read")
 
 
-@pytest.mark.parametrize(("kind", "part"), [("inline", "'local'"), ("airflow", "'local'")])
-def test_an_agent_says_which_schedulers_it_has(secure: Site, tmp_path: Path, kind: str, part: str) -> None:
-    password = secure.hub.path / "sites/clinic-1/secrets/store"
-    scheduler = (
-        f'kind = "airflow"\nurl = "https://airflow"\nusername = "wardround"\npassword = {{ file = "{password}" }}\n'
-        if kind == "airflow"
-        else 'kind = "inline"\n'
-    )
-    settings = changed(secure, tmp_path, "site-agent", 'kind  = "local"', f"{scheduler}#")
+def test_an_agent_says_which_schedulers_it_has(secure: Site, tmp_path: Path) -> None:
+    settings = changed(secure, tmp_path, "site-agent", 'kind  = "local"', 'kind = "inline"')
     ended = run("site-agent", str(settings), cwd=tmp_path, WARDROUND_SITE_AGENT__HTTP__PORT="0")
     assert ended.returncode == 78
     assert "scheduler.kind" in ended.stderr.splitlines()[-1]
-    assert part in ended.stderr.splitlines()[-1]
+    assert "'airflow' or 'local'" in ended.stderr.splitlines()[-1]
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from metrics_story import SITES, Story, model_ref
 
 from wardround.client import cli
-from wardround.client.cli import watch
+from wardround.client.cli import check, watch
 from wardround.client.hub import Hub
 from wardround.client.hubs import Connections, Profile
 from wardround.coordinator.app import Coordinator
@@ -430,6 +431,88 @@ def test_an_operator_lists_shows_replays_and_drops_dead_letters(world: World, wa
 def test_who_is_no_operator_sees_no_dead_letters(wardround: Callable[..., Ran]) -> None:
     code, _, err = wardround("dead", "list")
     assert (code, "--hub" in err) == (3, True)
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+def test_clinics_that_say_nothing_are_named_and_a_check_is_not_listed(wardround: Callable[..., Ran]) -> None:
+    code, out, err = wardround("check", "brain-tumour.toml", "--within", "3s")
+    assert code == 1
+    assert out.startswith("brain-tumour: asking clinic-1, clinic-2, clinic-3, for at most 3s (brain-tumour-check-")
+    assert [line.split()[:3] for line in out.splitlines()[2:]] == [["?", site, "silent"] for site in SITES]
+    assert "something is amiss at clinic-1, clinic-2, clinic-3; 0 of 3 clinics could begin, the quorum is 2" in err
+    code, out, _ = wardround("list")
+    assert (code, out.startswith("no experiment yet")) == (0, True)
+    code, out, _ = wardround("list", "--all")
+    assert re.search(r"^brain-tumour-check-[0-9a-f]{8}  brain-tumour  failed.*  check ", out, re.MULTILINE)
+    code, out, _ = wardround("list", "--all", "--json")
+    assert json.loads(out)["mode"] == "check"
+
+
+def test_a_check_with_an_id_is_asked_once_and_with_another_content_refused(wardround: Callable[..., Ran]) -> None:
+    code, first, _ = wardround("check", "brain-tumour.toml", "--within", "3s", "--id", "before", "--json")
+    again = wardround("check", "brain-tumour.toml", "--within", "3s", "--id", "before", "--json")
+    assert (code, again[:2]) == (1, (1, first))
+    told = json.loads(first)
+    assert (told["check"], told["outcome"], told["ready"]) == ("before", "failed", 0)
+    assert [(site["site"], site["result"], site["who"]) for site in told["sites"]] == [
+        (site, "silent", "IT") for site in SITES
+    ]
+    code, _, err = wardround("check", "brain-tumour.toml", "--within", "3s", "--id", "before", "--set", "seed=8")
+    assert (code, "refused (exists)" in err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere.toml"], 2, "nowhere.toml cannot be read"),
+        (["brain-tumour.toml", "--set", "rounds.count=0"], 2, "rounds.count"),
+        (["brain-tumour.toml", "--within", "soon"], 2, 'must be a duration such as "90s"'),
+        (["brain-tumour.toml", "--within", "2s"], 2, 'must be from "3s" to "24h"'),
+        (["brain-tumour.toml", "--within", "2d"], 2, 'must be from "3s" to "24h"'),
+        (["brain-tumour.toml", "--id", "A b"], 2, "must be lower-case letters and digits"),
+        (
+            ["brain-tumour.toml", "--set", 'cohort.sites=["clinic-1", "clinic-9"]', "--set", "cohort.quorum=1"],
+            3,
+            "cohort.sites: 'clinic-9' is not a site of this hub",
+        ),
+        (
+            ["brain-tumour.toml", "--set", 'model.initial="experiment:gone@2"'],
+            3,
+            "model.initial: there is no experiment 'gone'",
+        ),
+    ],
+)
+def test_what_cannot_be_checked_is_said_as_start_says_it(
+    wardround: Callable[..., Ran], arguments: list[str], code: int, said: str
+) -> None:
+    ended, _, err = wardround("check", *arguments)
+    assert (ended, said in err) == (code, True), err
+
+
+def test_a_check_without_a_hub_or_without_an_end_is_something_to_try_again(
+    world: World, wardround: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.broker_away = True
+    code, _, err = wardround("check", "brain-tumour.toml")
+    assert (code, "the broker is away" in err) == (75, True)
+    world.broker_away = False
+    monkeypatch.setattr("wardround.client.check.OVERDUE_AFTER", -2.5)
+    code, _, err = wardround("check", "brain-tumour.toml", "--within", "3s", "--id", "stuck")
+    assert (code, "wardround status stuck" in err) == (75, True)
+
+
+def test_ctrl_c_aborts_the_check_and_says_so(wardround: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def pressing(*, as_json: bool) -> Iterator[Callable[[object], None]]:
+        yield lambda _: signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(check, "_seeing", pressing)
+    code, _, err = wardround("check", "brain-tumour.toml", "--id", "hasty")
+    assert (code, err) == (130, "wardround: interrupted; the check hasty is aborted\n")
+    code, out, _ = wardround("status", "hasty", "--json")
+    assert (code, json.loads(out)["phase"]) == (0, "aborted")
 
 
 # --- how commands end ------------------------------------------------------------------------------------------------

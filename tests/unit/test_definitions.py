@@ -63,16 +63,17 @@ def test_only_the_operator_has_a_tag_and_it_is_that_of_an_impersonator() -> None
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_nobody_may_declare_anything_but_the_store_its_exchange(login: str) -> None:
+def test_nobody_may_declare_anything_but_the_store_its_exchange_and_who_looks_a_queue_to_do_so(login: str) -> None:
     everything = [
         "",
+        "wr.look.7d1e-4a",
         *names_in("exchanges"),
         *names_in("queues"),
         "wr.objectstore.x",
         "xwr.objectstore",
         "wr-objectstore",
     ]
-    expected = ["wr.objectstore"] if login == "store" else [""]
+    expected = {"store": ["wr.objectstore"], "coordinator": ["wr.look.7d1e-4a"]}.get(login, [""])
     assert allowed(of("permissions", user=login)["configure"], everything) == expected
 
 
@@ -106,7 +107,8 @@ def test_exchange_that_a_login_does_not_write_takes_no_key_of_it() -> None:
             assert rule["write"] == login.writes.get(exchange, rule["write"])
             if exchange not in login.writes:
                 assert allowed(rule["write"], ["", "x", "cmd.coordinator.hub.exp.start"]) == []
-            assert allowed(rule["read"], ["", "x", "#"]) == []
+            looks = exchange in login.looks
+            assert allowed(rule["read"], ["", "x", "#", "announced"]) == (["announced"] if looks else [])
 
 
 def test_exchange_of_the_store_is_what_minio_declares() -> None:

@@ -11,7 +11,7 @@ LEFT_TO_OTHERS = {
     "coordinator": {"numpy", "torch", "typer", "jsonschema", "sklearn", "httpx", "sse_starlette", "psutil"},
     "aggregator": {"torch", "typer", "jsonschema", "sklearn", "httpx", "sse_starlette", "psutil"},
     "metrics": {"numpy", "torch", "typer", "jsonschema", "sklearn", "httpx", "psutil"},
-    "site-agent": {"numpy", "torch", "typer", "sklearn", "httpx", "sse_starlette", "psutil", "safetensors"},
+    "site-agent": {"numpy", "torch", "typer", "sklearn", "sse_starlette", "psutil", "safetensors"},
 }
 # structlog, rich and uvicorn take these where they are there, and do without where they are not.
 TAKEN_IF_THERE = {

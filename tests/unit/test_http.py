@@ -82,6 +82,18 @@ async def test_pages_can_be_added_while_it_serves() -> None:
         assert (await one.get("/hello")).text == "hello"
 
 
+async def test_a_concern_makes_it_neither_unready_nor_down_and_health_tells_of_it() -> None:
+    concern: list[str] = ["the scheduler is away"]
+    async with served() as one:
+        one.endpoint.add([], concerns={"clinic": lambda: concern[0] if concern else None})
+        ready, told = await one.get("/ready"), await one.get("/health")
+        concern.clear()
+        well = await one.get("/health")
+    assert ready.status_code == 200
+    assert (told.json()["status"], told.json()["detail"]) == ("degraded", "clinic: the scheduler is away")
+    assert well.json()["status"] == "ok"
+
+
 # --- starting and ending ---------------------------------------------------------------------------------------------
 
 

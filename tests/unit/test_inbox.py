@@ -286,3 +286,51 @@ def test_what_fails_half_way_leaves_nothing(path: Path, inbox: Inbox) -> None:
     assert inbox.take(cancel(), at=NOW)
     with pytest.raises(sqlite3.OperationalError):
         inbox.take(start(), at=NOW)
+
+
+def test_an_inbox_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.sqlite"
+    with pytest.raises(InboxError, match="has not run yet"), Inbox.read(path):
+        pass
+    path.write_bytes(b"no database at all, but long enough to be looked at as if it were one" * 20)
+    with pytest.raises(InboxError, match="cannot be read"), Inbox.read(path):
+        pass
+    path.unlink()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(InboxError, match="version 99"), Inbox.read(path):
+        pass
+
+
+def test_looking_at_an_inbox_changes_nothing_and_needs_no_right_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.sqlite"
+    with Inbox.open(path) as inbox:
+        inbox.take(offer(), at=NOW)
+    before = path.read_bytes()
+    with Inbox.read(path) as looked_at:
+        assert looked_at.offers_of("glioma-1") == (offer(),)
+        assert looked_at.came_at(offer()) == NOW
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            looked_at.end(start().task_id, "done")
+    assert path.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["inbox.sqlite", "inbox.sqlite.lock"]
+
+
+def test_what_is_granted_stands_until_it_is_withdrawn(inbox: Inbox) -> None:
+    inbox.keep_consent(consent(1))
+    inbox.keep_consent(consent(2, verdict="pending", rounds=9))
+    inbox.keep_consent(consent(3, verdict="declined", rounds=9))
+    assert inbox.grant("glioma-1", MANIFEST.sha256) == consent(1)
+    inbox.keep_consent(consent(4, verdict="withdrawn", code="withdrawn"))
+    assert inbox.grants("glioma-1") == ()
+    inbox.keep_consent(consent(5))
+    assert inbox.grants("glioma-1") == (consent(5),)
+
+
+def test_consents_found_in_the_store_do_not_replace_those_recorded_here(inbox: Inbox) -> None:
+    inbox.keep_consent(consent(2))
+    inbox.keep_recovered([consent(1), consent(2, reason="another")])
+    assert inbox.consents_of("glioma-1") == (consent(1), consent(2))
+    assert inbox.consents_to_store("glioma-1") == (consent(2),)
+    assert inbox.next_number("glioma-1", MANIFEST.sha256) == 3

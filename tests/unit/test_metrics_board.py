@@ -128,7 +128,7 @@ def test_a_site_goes_from_asked_to_answered() -> None:
         at += timedelta(seconds=30)
         board = board.said(message, at)
         states.append(site_of(board, "clinic-1").state)
-    assert states == ["asked", "received", "queued", "training", "answered"]
+    assert states == ["asked", "received", "training", "training", "answered"]
     found = site_of(board, "clinic-1")
     assert (found.seconds, found.loss, found.seen) == (60.0, 0.4, at)
 
@@ -185,7 +185,7 @@ def test_a_failed_attempt_gives_way_to_the_next() -> None:
 
 def test_a_site_is_late_when_another_is_done_before_it_began() -> None:
     story, board = in_round_2()
-    board = board.said(story.started(2, "clinic-3"), story.now)
+    board = board.said(story.accepted(2, "clinic-3"), story.now)
     board = board.said(story.reported(2, "clinic-2", 1), story.now)
     assert not site_of(board, "clinic-3").late
     board = board.said(story.answered(2, "clinic-1"), story.now)

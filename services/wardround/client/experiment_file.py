@@ -10,13 +10,13 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from wardround.client.cli.errors import CommandError
+from wardround.runtime.durations import seconds_of
 from wardround.runtime.store.transfer import file_digest
 from wardround.runtime.toml_file import LARGEST, bounded_toml, override
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import is_id
 
 SCHEMA = 1
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 DURATIONS = (("cohort", "enrol"), ("rounds", "deadline"), ("rounds", "grace"))
 SHARE = 'must be a number of sites, a percentage as "66%", or "all"'
 
@@ -146,10 +146,10 @@ def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder) -> Manif
 
 
 def _seconds(field: str, value: object) -> int:
-    match = re.fullmatch(r"([0-9]{1,9})([smhd])", value, re.ASCII) if isinstance(value, str) else None
-    if match is None:
-        raise _FieldError(field, 'must be a duration such as "90s", "10m", "24h" or "14d"')
-    return int(match[1]) * UNITS[match[2]]
+    try:
+        return seconds_of(value)
+    except ValueError as error:
+        raise _FieldError(field, str(error)) from None
 
 
 def _initial(value: object, path: Path, find_fork: ForkFinder) -> dict[str, object]:

@@ -1,13 +1,14 @@
 """A hub as a researcher and an operator use it, from Python: built on the ports, so it works on any adapter."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from wardround.client import hubs
+from wardround.client.checked import Checked, read_checked
 from wardround.client.dead import DeadLetters, Parked
 from wardround.client.errors import NoAnswerError, RefusedError, UnusableError, unknown_experiment
 from wardround.client.follower import Follower, concerns
@@ -180,6 +181,10 @@ class Hub(Reach):
     async def experiments(self) -> tuple[Summary, ...]:
         """All experiments of the hub, the one changed last first."""
         return await self._bounded(lambda: summaries(self._store, clock=self._clock))
+
+    async def checked(self, check: Manifest, of: Manifest, doing: Mapping[str, str]) -> Checked:
+        """What the clinics answered to a check; raises as `read_checked`."""
+        return await self._bounded(lambda: read_checked(self._store, check, of, doing))
 
     async def sites(self) -> tuple[SiteShown, ...]:
         """All clinics that the metrics service has heard of; raises as `read_sites`."""

@@ -1,12 +1,10 @@
 """The hubs that a person knows, as profiles in `hubs.toml`, and the connections that a profile opens."""
 
-import json
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -19,6 +17,7 @@ from wardround.runtime.hub_settings import address
 from wardround.runtime.secrets import Secret
 from wardround.runtime.store.port import ObjectStore
 from wardround.runtime.toml_file import SCHEMA, SettingsError, as_table, read_toml
+from wardround.runtime.toml_text import key_text, value_text
 from wardround_messages.names import is_id
 
 PLACE = "WARDROUND_HUBS"
@@ -208,30 +207,8 @@ def _replace(file: Path, text: str) -> None:
 
 
 def _as_toml(default: str, profiles: Mapping[str, Mapping[str, object]]) -> str:
-    blocks = [f"schema  = {SCHEMA}\ndefault = {_value(default)}\n"]
+    blocks = [f"schema  = {SCHEMA}\ndefault = {value_text(default)}\n"]
     for name, profile in profiles.items():
-        lines = [f"{_key(key)} = {_value(value)}" for key, value in profile.items()]
-        blocks.append("\n".join([f"[hubs.{_key(name)}]", *lines, ""]))
+        lines = [f"{key_text(key)} = {value_text(value)}" for key, value in profile.items()]
+        blocks.append("\n".join([f"[hubs.{key_text(name)}]", *lines, ""]))
     return "\n".join(blocks)
-
-
-def _key(key: str) -> str:
-    return key if key.isascii() and key.replace("-", "").replace("_", "").isalnum() else _value(key)
-
-
-def _value(value: object) -> str:
-    match value:
-        case float():
-            return repr(value)
-        case bool() | int() | str():
-            # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case date() | datetime() | time():
-            return value.isoformat()
-        case dict():
-            return f"{{ {', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())} }}"
-        case list() | tuple():
-            return f"[{', '.join(map(_value, value))}]"
-        case Path():
-            return _value(str(value))
-    raise TypeError(f"{type(value).__name__} has no place in a profile")

@@ -128,10 +128,12 @@ def _adoption(state: State, observed: Observed) -> list[Proposed]:
 def _enrolment(state: State, now: datetime) -> list[Proposed]:
     cohort = state.manifest.cohort
     granted = tuple(name for name, site in state.sites.items() if site.granted)
+    # Nobody is waited for who would have to decide on a check: that a person must is the site's answer to it.
+    open_verdicts = (None,) if state.manifest.mode == "check" else (None, "pending")
     undecided = [
         name
         for name, site in state.sites.items()
-        if not site.granted and (site.verdict in (None, "pending") or site.offer < state.offered)
+        if not site.granted and (site.verdict in open_verdicts or site.offer < state.offered)
     ]
     quorum = share_of(cohort.quorum, len(cohort.sites))
     time_over = now >= consent_closes(state)

@@ -8,11 +8,11 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from wardround_messages.names import DEAD, DEAD_QUEUE
-from wardround_messages.topology import Login, Queue, Topology
+from wardround_messages.topology import ANNOUNCED_ROUTING_KEY, LOOK_PREFIX, Login, Queue, Topology
 
 VHOST = "/"
 NOTHING = "^$"  # no exchange and no queue has an empty name
@@ -80,26 +80,28 @@ def _user(login: Login, password: str) -> dict[str, Any]:
 
 
 def _permission(login: Login, vhost: str) -> dict[str, str]:
+    """Who looks declares a queue, binds it, which is to write the queue and to read the exchange, and reads it."""
+    look = (f"{re.escape(LOOK_PREFIX)}[0-9a-f-]+",) if login.looks else ()
     return {
         "user": login.name,
         "vhost": vhost,
-        "configure": _any_of(login.declares),
-        "write": _any_of(login.writes),
-        "read": _any_of(login.reads),
+        "configure": _any_of(login.declares, *look),
+        "write": _any_of(login.writes, *look),
+        "read": _any_of((*login.reads, *login.looks), *look),
     }
 
 
 def _topic_permission(login: Login, exchange: str, vhost: str) -> dict[str, str]:
     """Where a login has none for an exchange, RabbitMQ allows it every key: so there is one for each.
 
-    `read` is about binding a queue, which nobody does.
+    `read` is about binding a queue, which nobody does who does not look.
     """
     return {
         "user": login.name,
         "vhost": vhost,
         "exchange": exchange,
         "write": login.writes.get(exchange, NO_KEY),
-        "read": NO_KEY,
+        "read": f"^{ANNOUNCED_ROUTING_KEY}$" if exchange in login.looks else NO_KEY,
     }
 
 
@@ -164,5 +166,6 @@ def _tunables(queue: Queue) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _any_of(names: Mapping[str, str] | tuple[str, ...] | list[str]) -> str:
-    return f"^({'|'.join(map(re.escape, names))})$" if names else NOTHING
+def _any_of(names: Iterable[str], *patterns: str) -> str:
+    alternatives = (*map(re.escape, names), *patterns)
+    return f"^({'|'.join(alternatives)})$" if alternatives else NOTHING

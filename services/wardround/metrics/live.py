@@ -68,7 +68,7 @@ def heard(tasks: Tasks, message: OfTask, at: datetime) -> Tasks:
         case TaskAccepted():
             changed = _in_phase(task, "received", at)
         case TaskStarted():
-            changed = replace(_in_phase(task, "queued", at), begun=task.begun or at)
+            changed = replace(_in_phase(task, "training", at), begun=task.begun or at)
         case MetricsReported():
             changed = _reported(_in_phase(task, "training", at), message)
         case TaskAnswered():

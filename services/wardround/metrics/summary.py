@@ -19,7 +19,8 @@ LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 @dataclass(frozen=True, slots=True)
 class Summary:
     """`round` is that of the latest model, `value` what that model was worth by the manifest's `metric`, as far as it
-    was measured. Of a journal that was broken from its first entry on, nothing else is known."""
+    was measured. A `check` is a throwaway that only asks and tries, see `wardround check`. Of a journal that was broken
+    from its first entry on, nothing else is known."""
 
     experiment: str
     state: State
@@ -32,6 +33,7 @@ class Summary:
     metric: str | None = None
     value: float | None = None
     reason: str = ""
+    mode: Literal["train", "check"] = "train"
 
     @property
     def ended(self) -> bool:
@@ -57,12 +59,13 @@ def summary_of(board: ExperimentBoard) -> Summary | None:
         metric=None if best is None else best.metric,
         value=None if score is None else score.value,
         reason=board.broken or history.reason,
+        mode=history.manifest.mode,
     )
 
 
 def newest(boards: Iterable[ExperimentBoard], *, at_most: int) -> list[Summary]:
-    """Those that go on, then those that ended; of each the one that changed last comes first."""
-    found = [summary for board in boards if (summary := summary_of(board)) is not None]
+    """Those that go on, then those that ended; of each the one that changed last comes first. Checks are left out."""
+    found = [summary for board in boards if (summary := summary_of(board)) is not None and summary.mode == "train"]
     found.sort(key=lambda each: (not each.ended, each.changed_at or LONG_AGO, each.experiment), reverse=True)
     return found[:at_most]
 
@@ -100,6 +103,7 @@ class Ends:
             changed_at=self.last[-1].at,
             metric=None if best is None else best.metric,
             value=next((value for value in measured if value is not None), None),
+            mode=fact.manifest.mode,
         )
 
     def written(self, figures: Figures, rounds: Collection[int]) -> bool:

@@ -20,8 +20,13 @@ SAID_AT_MOST = 120
 SAID_BESIDES = frozenset({"experiment", "site", "round", "task", "attempt", "body", "claim", "fact", "at"})
 
 
-def list_experiments(hub: OnHub = None, as_json: AsJson = False, insecure_lab: InsecureLab = False) -> None:
-    """List the hub's experiments, the one changed last first."""
+def list_experiments(
+    everything: Annotated[bool, typer.Option("--all", help="Checks as well.")] = False,
+    hub: OnHub = None,
+    as_json: AsJson = False,
+    insecure_lab: InsecureLab = False,
+) -> None:
+    """List the hub's experiments, the one changed last first; without --all no checks."""
     from pydantic import TypeAdapter
 
     from wardround.client.cli.output import ago, show, show_json, table
@@ -30,7 +35,7 @@ def list_experiments(hub: OnHub = None, as_json: AsJson = False, insecure_lab: I
     async def look(reached: "Hub") -> tuple[Summary, ...]:
         return await reached.experiments()
 
-    found = on_hub(look, hub=hub, insecure_lab=insecure_lab)
+    found = [each for each in on_hub(look, hub=hub, insecure_lab=insecure_lab) if everything or each.mode == "train"]
     if as_json:
         for each in found:
             show_json(TypeAdapter(Summary).dump_python(each, mode="json"))
@@ -42,7 +47,7 @@ def list_experiments(hub: OnHub = None, as_json: AsJson = False, insecure_lab: I
                 each.experiment,
                 each.study,
                 f"{each.state}: {each.reason}" if each.reason else each.state,
-                f"{each.round} of {each.rounds}",
+                "check" if each.mode == "check" else f"{each.round} of {each.rounds}",
                 each.requested_by,
                 ago(each.changed_at),
             )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wardround import __version__
-from wardround.client.cli import dead, hub, look, stack, start, steer, watch
+from wardround.client.cli import check, dead, doctor, hub, look, stack, start, steer, watch
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.optional import module_of
 from wardround.runtime.logging import configure_logging, printable
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 if (simulating := module_of(app, "simulate", extra="simulation")) is not None:
     app.command("simulate")(simulating.simulate)
+app.command("check")(check.check)
 app.command("start")(start.start)
 app.command("watch")(watch.watch)
 app.command("status")(watch.status)
@@ -31,6 +32,7 @@ app.command("list")(look.list_experiments)
 app.command("sites")(look.sites)
 app.command("events")(look.events)
 app.command("fetch")(look.fetch)
+app.command("doctor")(doctor.doctor)
 for steering in (steer.pause, steer.resume, steer.abort, steer.extend, steer.readmit):
     app.command(steering.__name__)(steering)
 app.add_typer(dead.app, name="dead")

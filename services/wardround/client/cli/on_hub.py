@@ -36,7 +36,7 @@ def _site(value: str) -> str:
     return value
 
 
-def _text(value: str) -> str:
+def one_line(value: str) -> str:
     if len(value) > TEXT_AT_MOST or UNPRINTABLE.search(value):
         raise typer.BadParameter(f"must be at most {TEXT_AT_MOST} characters in one line")
     return value
@@ -44,7 +44,7 @@ def _text(value: str) -> str:
 
 Experiment = Annotated[str, typer.Argument(callback=_experiment, help="The experiment's id.")]
 Site = Annotated[str, typer.Argument(callback=_site, help="The clinic's name.")]
-Reason = Annotated[str, typer.Option("--reason", callback=_text, help="Why, for those who watch.")]
+Reason = Annotated[str, typer.Option("--reason", callback=one_line, help="Why, for those who watch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OnHub = Annotated[
     str | None,
@@ -83,6 +83,19 @@ def on_hub(
         if told is None:
             raise
         raise told from None
+
+
+def fork_finder(*, hub: str | None, insecure_lab: bool) -> Callable[[str, int], tuple[int, str]]:
+    """Finds the global model that an experiment file begins with: its size in bytes and its sha256."""
+
+    def find(experiment: str, round_: int) -> tuple[int, str]:
+        try:
+            model = on_hub(lambda reached: reached.model(experiment, round_), hub=hub, insecure_lab=insecure_lab)
+        except CommandError as error:
+            raise CommandError(f"model.initial: {error}", error.code) from None
+        return model.size, model.sha256
+
+    return find
 
 
 def _told(error: Exception) -> CommandError | None:

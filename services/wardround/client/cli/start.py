@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from wardround.client.cli import watch as watching
-from wardround.client.cli.errors import CommandError
-from wardround.client.cli.on_hub import AsJson, InsecureLab, OnHub, on_hub
+from wardround.client.cli.on_hub import AsJson, InsecureLab, OnHub, fork_finder, on_hub
 
 
 def start(
@@ -26,13 +25,7 @@ def start(
     from wardround.client.cli.output import show_json
     from wardround.client.experiment_file import read_experiment
 
-    def find_fork(experiment: str, round_: int) -> tuple[int, str]:
-        try:
-            model = on_hub(lambda reached: reached.model(experiment, round_), hub=hub, insecure_lab=insecure_lab)
-        except CommandError as error:
-            raise CommandError(f"model.initial: {error}", error.code) from None
-        return model.size, model.sha256
-
+    find_fork = fork_finder(hub=hub, insecure_lab=insecure_lab)
     read = read_experiment(file, id=id, overrides=overrides or (), find_fork=find_fork)
     name = read.manifest.id
     started = on_hub(

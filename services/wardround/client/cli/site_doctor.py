@@ -1,0 +1,69 @@
+"""`wardround site doctor`: whether a clinic is fit for work, beside its `site.toml`."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wardround.client.cli.doctor import end, examined
+from wardround.client.cli.errors import Exit
+from wardround.client.cli.on_hub import AsJson, InsecureLab
+from wardround.runtime.encryption import UnencryptedError, refuse_unencrypted
+from wardround.runtime.http_settings import ExposedError, refuse_exposed
+from wardround.runtime.toml_file import SettingsError
+
+if TYPE_CHECKING:
+    from wardround.site_agent.main import AgentSettings
+
+SETTINGS = "site.toml"
+
+
+def doctor(
+    site: Annotated[
+        Path | None, typer.Option(help="The clinic's folder, or its site.toml. Without it: this folder.")
+    ] = None,
+    as_json: AsJson = False,
+    insecure_lab: InsecureLab = False,
+) -> None:
+    """Look whether a clinic is fit for work: its files, the hub, the scheduler with a run to try it, the agent.
+
+    It may run beside the agent, and disturbs nothing. Exits 1 where something is wrong, 2 where site.toml cannot be
+    used.
+    """
+    from wardround.client.doctor.findings import Finding
+    from wardround.client.doctor.site import SiteDoctor
+
+    try:
+        settings = _settings(site or Path(), insecure_lab=insecure_lab)
+    except (SettingsError, UnencryptedError, ExposedError) as error:
+        findings = (
+            Finding(SETTINGS, "wrong", str(error), "mend it, then run this again"),
+            Finding("everything else", "skipped", f"needs: {SETTINGS}"),
+        )
+        end(findings, as_json=as_json, badly=lambda _: Exit.BAD_INPUT)
+        return
+
+    async def look() -> tuple[Finding, ...]:
+        doctor = SiteDoctor(settings)
+        try:
+            return await examined(doctor.checks(), as_json=as_json)
+        finally:
+            await doctor.close()
+
+    first = Finding(SETTINGS, "ok", f"the settings of '{settings.site.site}'")
+    end((first, *asyncio.run(look())), as_json=as_json)
+
+
+def _settings(path: Path, *, insecure_lab: bool) -> "AgentSettings":
+    """As the agent itself reads them; raises as it does."""
+    from wardround.site_agent.main import AgentShell
+
+    shell = AgentShell()
+    settings = shell.load(str(path), os.environ)
+    hub = settings.site.hub
+    of_hub = () if hub is None else (hub.broker, hub.store)
+    refuse_unencrypted((*of_hub, *shell.addresses(settings)), insecure_lab=insecure_lab)
+    refuse_exposed(settings.http, insecure_lab=insecure_lab)
+    return settings
