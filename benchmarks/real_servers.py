@@ -1,9 +1,11 @@
-"""A round over real RabbitMQ and MinIO with every service in a process of its own: `round_overhead.py --servers`.
+"""A round over real RabbitMQ and MinIO with every service in a process of its own: `round_overhead.py --servers`, and
+with an Airflow at each clinic: `round_overhead.py --airflow`.
 
 A round is counted from one `StepOpened` of a training to the next, by the journal's own times. `between` is the part of
 it in which no clinic has anything to do: from the moment the last clinic says that its answer is stored to the first
 message of the next round. Beside it stands a bare loop of minio-py that moves the same bytes in the same order, with
-one thread for each clinic, and does nothing else. Memory is the most that each process ever held (VmHWM).
+one thread for each clinic, and does nothing else. Memory is the most that each process ever held (VmHWM). The parts of
+a round are told by the events of the clinics, each by the clock of this one machine.
 """
 
 import asyncio
@@ -25,7 +27,7 @@ from wardround.runtime.journal import Journal
 from wardround.simulation.sites import RESEARCHER
 from wardround.stack import control
 from wardround.stack.folder import Plan, read_state
-from wardround_messages.events import EntryRecorded, TaskAnswered
+from wardround_messages.events import EntryRecorded, TaskAccepted, TaskAnswered, TaskStarted
 from wardround_messages.journal import StepOpened
 from wardround_messages.manifest import Cohort, Evaluation, Manifest, Rounds, Training
 from wardround_messages.names import Task
@@ -42,22 +44,41 @@ CASES = (Case(3, 1, 21), Case(8, 1, 11), Case(3, 50, 6), Case(8, 50, 6), Case(3,
 QUICK = (Case(3, 1, 21),)
 MIB = 2**20
 
+Turn = tuple[int, str]  # a round and a clinic
+
 
 @dataclass
 class Times:
     """What was heard on the stream."""
 
-    answered: dict[int, datetime] = field(default_factory=dict)
     opened: dict[int, datetime] = field(default_factory=dict)
+    accepted: dict[Turn, datetime] = field(default_factory=dict)
+    started: dict[Turn, datetime] = field(default_factory=dict)
+    answered: dict[Turn, datetime] = field(default_factory=dict)
 
     @property
     def between(self) -> list[float]:
         """Seconds from the last answer of a round to the opening of the next."""
+        last: dict[int, datetime] = {}
+        for (number, _), at in self.answered.items():
+            last[number] = max(at, last.get(number, at))
         return [
-            (self.opened[number + 1] - at).total_seconds()
-            for number, at in self.answered.items()
-            if number + 1 in self.opened
+            (self.opened[number + 1] - at).total_seconds() for number, at in last.items() if number + 1 in self.opened
         ]
+
+    @property
+    def parts(self) -> dict[str, list[float]]:
+        """Seconds that a clinic's turn spent in each of its parts."""
+        opened = {turn: self.opened[turn[0]] for turn in self.accepted if turn[0] in self.opened}
+        return {
+            "command, policy": _spans(opened, self.accepted),
+            "model fetched, run at work": _spans(self.accepted, self.started),
+            "training, end seen, answer stored": _spans(self.started, self.answered),
+        }
+
+
+def _spans(begins: dict[Turn, datetime], ends: dict[Turn, datetime]) -> list[float]:
+    return [(ends[turn] - at).total_seconds() for turn, at in begins.items() if turn in ends]
 
 
 def manifest_of(case: Case) -> Manifest:
@@ -98,10 +119,12 @@ async def run(case: Case, to: Connections) -> tuple[list[float], Times, str]:
 async def _hear(hub: Hub, experiment: str, times: Times) -> None:
     async for received in hub.events(follow=True, experiment=experiment):
         match received.message:
-            case TaskAnswered() as said if said.task is Task.TRAIN:
-                times.answered[said.round] = max(
-                    received.envelope.time, times.answered.get(said.round, received.envelope.time)
-                )
+            case TaskAccepted(task=Task.TRAIN) as said:
+                times.accepted.setdefault((said.round, said.site), received.envelope.time)
+            case TaskStarted(task=Task.TRAIN) as said:
+                times.started.setdefault((said.round, said.site), received.envelope.time)
+            case TaskAnswered(task=Task.TRAIN) as said:
+                times.answered.setdefault((said.round, said.site), received.envelope.time)
             case EntryRecorded(body=StepOpened(task=Task.TRAIN) as step):
                 times.opened.setdefault(step.round, received.envelope.time)
             case _:
@@ -164,10 +187,10 @@ def _high_water(pid: int) -> float:
     return 0.0
 
 
-async def measure(case: Case) -> None:
+async def measure(case: Case, *, airflow: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="wardround-stack-") as temporary:
         folder = Path(temporary, "stack")
-        plan = Plan(name="bench", sites=manifest_of(case).cohort.sites, seed=7)
+        plan = Plan(name="bench", sites=manifest_of(case).cohort.sites, seed=7, airflow=airflow)
         await control.up(folder, plan, say=lambda _: None)
         try:
             hub = HubFolder.open(folder / "hub")
@@ -177,6 +200,10 @@ async def measure(case: Case) -> None:
         finally:
             await control.down(folder)
     _print(case, rounds, times.between, bare, memory)
+    for part, seconds in times.parts.items():
+        print(
+            f"      {part}: {statistics.median(seconds):.3f} s ({min(seconds):.3f} to {max(seconds):.3f})", flush=True
+        )
 
 
 def _profile(hub: HubFolder) -> Profile:
@@ -196,13 +223,17 @@ def _print(case: Case, rounds: list[float], between: list[float], bare: list[flo
         f"  {each / loop:>5.1f}",
         flush=True,
     )
-    hub = {name: size for name, size in memory.items() if not name.startswith("clinic-")}
-    agents = [size for name, size in memory.items() if name.startswith("clinic-")]
-    shown = ", ".join(f"{name} {size:.0f}" for name, size in hub.items())
-    print(f"      most memory (MB): {shown}, an agent {max(agents):.0f}", flush=True)
+    groups = {name: name.partition(".")[2] or name for name in memory}
+    agents = {name for name in memory if name.startswith("clinic-") and groups[name] == name}
+    most: dict[str, float] = {}
+    for name, size in memory.items():
+        group = "an agent" if name in agents else groups[name]
+        most[group] = max(size, most.get(group, 0))
+    shown = ", ".join(f"{name} {size:.0f}" for name, size in most.items())
+    print(f"      most memory (MB): {shown}", flush=True)
 
 
-def main(*, quick: bool) -> None:
+def main(*, quick: bool, airflow: bool = False) -> None:
     print("sites    model rounds           seconds a round           between   bare loop  ratio")
-    for case in QUICK if quick else CASES:
-        asyncio.run(measure(case))
+    for case in QUICK if quick or airflow else CASES:
+        asyncio.run(measure(case, airflow=airflow))

@@ -1,6 +1,6 @@
 """What a round costs beyond the training: whole federations in one process, with a trainer that only adds.
 
-    .venv/bin/python benchmarks/round_overhead.py [--quick] [--servers]
+    .venv/bin/python benchmarks/round_overhead.py [--quick] [--servers | --airflow]
 
 A round is counted from one `StepOpened` of a training to the next, by the journal's own times.
 """
@@ -84,12 +84,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three sites only")
     parser.add_argument("--servers", action="store_true", help="real RabbitMQ and MinIO, each service a process")
+    parser.add_argument("--airflow", action="store_true", help="the same with an Airflow at each of three clinics")
     given = parser.parse_args()
     quick = given.quick
     configure_logging(level="error")
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    if given.servers:
-        real_servers.main(quick=quick)
+    if given.servers or given.airflow:
+        real_servers.main(quick=quick, airflow=given.airflow)
         return
     reuse_large_buffers()  # as `wardround simulate` does
     print("sites    model rounds   store              ms a round   in all      CPU     peak")

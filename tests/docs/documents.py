@@ -9,7 +9,7 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy" / "README.md", ROOT / "compose" / "README.md"]
+    [*ROOT.glob("*.md"), *(file for folder in ("docs", "deploy", "compose") for file in (ROOT / folder).rglob("*.md"))]
 )
 
 

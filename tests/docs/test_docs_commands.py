@@ -23,13 +23,13 @@ from servers.stack import require_servers
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-# What needs a hub, by its section; of a page that is not named, nothing does, and of the operator's, everything.
+# What needs a hub, by its section; of the other pages in `ON_A_HUB` everything, and of all others nothing.
 ON_REAL_SERVERS = {
     "README.md": "The same on real servers",
     "guide-researcher.md": "On a hub",
     "guide-clinic.md": "For real",
 }
-ON_A_HUB = ("guide-researcher.md", "guide-clinic.md", "guide-operator.md")
+ON_A_HUB = ("guide-researcher.md", "guide-clinic.md", "guide-clinic-people.md", "guide-operator.md")
 EMBEDDED = ("guide-researcher.md", "guide-clinic.md", "guide-trainer.md")
 WITH_TORCH = "guide-trainer-torch.md"
 WITHIN = 200  # seconds for a command or a block of them

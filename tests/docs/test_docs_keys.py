@@ -13,11 +13,12 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from wardround.aggregator.settings import AggregatorSettings
-from wardround.client.experiment_file import UNITS, load_experiment
+from wardround.client.experiment_file import load_experiment
 from wardround.client.hubs import Profile
 from wardround.coordinator.settings import CoordinatorSettings
 from wardround.metrics.settings import MetricsSettings
 from wardround.runtime.command import Exit
+from wardround.runtime.durations import UNITS
 from wardround.runtime.http_settings import HttpSettings
 from wardround.runtime.hub_settings import Hub
 from wardround.runtime.roster import Roster
