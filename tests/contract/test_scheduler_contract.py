@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from servers.airflow import AirflowServer
 from wardround.site_agent.scheduler import local as local_scheduling
-from wardround.site_agent.scheduler.airflow import AirflowScheduler
+from wardround.site_agent.scheduler.airflow.scheduler import AirflowScheduler
 from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround.site_agent.scheduler.local import LocalScheduler
 from wardround.site_agent.scheduler.port import Scheduler, SchedulerError, UnknownRunError

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from servers.airflow import require_airflow
-from wardround.site_agent.scheduler.airflow_meaning import end_of_failed_run
+from wardround.site_agent.scheduler.airflow.meaning import end_of_failed_run
 from wardround.stack.airflow import DAGS, find_airflow, inherited_environment, prepare_airflow
 from wardround.stack.airflow_home import AirflowHome
 from wardround.training.datasets import counting

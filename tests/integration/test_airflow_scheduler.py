@@ -19,7 +19,7 @@ import pytest_asyncio
 from servers.airflow import COMPONENTS, AirflowServer
 from wardround.runtime.secrets import Secret
 from wardround.site_agent.scheduler import airflow
-from wardround.site_agent.scheduler.airflow import AirflowScheduler
+from wardround.site_agent.scheduler.airflow.scheduler import AirflowScheduler
 from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, SchedulerUnavailableError
 from wardround.training.datasets import counting
 from wardround_messages.names import Task, TaskId

@@ -14,7 +14,7 @@ import pytest
 
 from servers.stack import Stack
 from simulation.whole import counting
-from wardround.client.agent_door import AgentDoor, AgentState
+from wardround.client.clinic.door import AgentDoor, AgentState
 from wardround_messages.manifest import Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

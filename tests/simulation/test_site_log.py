@@ -17,8 +17,8 @@ from wardround.simulation.federation import Federation
 from wardround.simulation.researcher import carry_through
 from wardround.site_agent import training
 from wardround.site_agent.app import SiteAgent
-from wardround.site_agent.audit_chain import Line, opened
-from wardround.site_agent.audit_check import anchor_of, verify
+from wardround.site_agent.audit.chain import Line, opened
+from wardround.site_agent.audit.check import anchor_of, verify
 from wardround_messages.base import digest
 from wardround_messages.codec import encode, parse
 from wardround_messages.events import MetricsReported

@@ -16,8 +16,9 @@ from starlette.responses import Response, StreamingResponse
 from structlog.testing import capture_logs
 
 from wardround.runtime.secrets import Secret
-from wardround.site_agent.scheduler import airflow, airflow_http
-from wardround.site_agent.scheduler.airflow import AirflowScheduler
+from wardround.site_agent.scheduler.airflow import http as airflow_http
+from wardround.site_agent.scheduler.airflow import scheduler as airflow
+from wardround.site_agent.scheduler.airflow.scheduler import AirflowScheduler
 from wardround.site_agent.scheduler.port import (
     RunEnd,
     SchedulerError,

@@ -7,7 +7,7 @@ from airflow_scripted import token
 
 from wardround.runtime import command
 from wardround.site_agent.main import AgentShell
-from wardround.site_agent.scheduler.airflow_login import lifetime
+from wardround.site_agent.scheduler.airflow.login import lifetime
 from wardround.site_agent.settings import Airflow, SettingsError, load_site
 
 SITE = """

@@ -19,11 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wardround.runtime.clock import wall_clock
-from wardround.site_agent import audit as audit_module
-from wardround.site_agent import audit_chain
-from wardround.site_agent.audit import AuditLog
-from wardround.site_agent.audit_chain import ChainBrokenError, Line, chained, line_of, opened, read_lines, tail_of
-from wardround.site_agent.audit_check import Anchor, verify
+from wardround.site_agent.audit import chain as audit_chain
+from wardround.site_agent.audit.chain import ChainBrokenError, Line, chained, line_of, opened, read_lines, tail_of
+from wardround.site_agent.audit.check import Anchor, verify
+from wardround.site_agent.audit.log import AuditLog
 from wardround_messages.base import canonical_bytes, digest
 from wardround_messages.journal import GENESIS
 from wardround_messages.objects import LogHead
@@ -121,9 +120,7 @@ def test_an_empty_log_has_no_head(log: AuditLog, tmp_path: Path) -> None:
 
 def test_a_durable_line_is_on_disk_when_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
-    monkeypatch.setattr(
-        audit_module.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-    )
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     path = tmp_path / "audit.jsonl"
     log = AuditLog(path, clock=wall_clock)
     log.write("task")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wardround import __version__
-from wardround.client.agent_door import AgentState
+from wardround.client.clinic.door import AgentState
 from wardround.client.doctor.addresses import Place, judge_certificate, judge_skew
 from wardround.client.doctor.agent import judge_agent
 from wardround.client.doctor.airflow import Health, judge_health, judge_limit, judge_version

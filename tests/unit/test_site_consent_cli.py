@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from simulation.clinic import EXPERIMENT, POLICY, Clinic, eventually
-from wardround.client import agent_door, stopping
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.site import app
+from wardround.client.clinic import door as agent_door
+from wardround.client.clinic import stopping
 from wardround.runtime.clock import wall_clock
 from wardround.site_agent import duty
 from wardround.site_agent.agent_socket import socket_of

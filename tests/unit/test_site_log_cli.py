@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.site import app
-from wardround.site_agent.audit import AuditLog
-from wardround.site_agent.audit_views import COLUMNS, TASKS_AT_MOST
+from wardround.site_agent.audit.log import AuditLog
+from wardround.site_agent.audit.views import COLUMNS, TASKS_AT_MOST
 from wardround_messages.base import canonical_json, digest
 from wardround_messages.objects import Answer, LogHead
 

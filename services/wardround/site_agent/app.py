@@ -11,7 +11,7 @@ from wardround.runtime.bus.messaging import Messenger
 from wardround.runtime.bus.port import Bus
 from wardround.runtime.clock import Clock
 from wardround.runtime.store.port import ObjectStore
-from wardround.site_agent.audit import AuditLog
+from wardround.site_agent.audit.log import AuditLog
 from wardround.site_agent.duty import Duty
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.patience import Patience

@@ -10,7 +10,7 @@ import structlog
 from wardround.runtime.journal import ENTRY_AT_MOST
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError
 from wardround.runtime.store.transfer import create_or_compare, read_model
-from wardround.site_agent.audit_facts import about_consent
+from wardround.site_agent.audit.facts import about_consent
 from wardround.site_agent.inbox_consents import NUMBER_AT_MOST
 from wardround.site_agent.site import Site
 from wardround_messages.base import canonical_json, digest

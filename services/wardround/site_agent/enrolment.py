@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from wardround.site_agent.audit_facts import about_consent
+from wardround.site_agent.audit.facts import about_consent
 from wardround.site_agent.consent_store import ConsentStore, OneAtATime
 from wardround.site_agent.hand import STOPPED, WITHDRAWN
 from wardround.site_agent.judgement import APPROVED, REFUSED_BY_PERSON, Permission, RefusedError, judge_offer

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
-from wardround.site_agent.audit import Fact
+from wardround.site_agent.audit.log import Fact
 from wardround.site_agent.standstill import CODE
 from wardround_messages.commands import StartTask
 from wardround_messages.events import Phase, TaskInHand

@@ -16,7 +16,7 @@ from wardround.runtime.service_settings import LogSettings, load_settings
 from wardround.site_agent.agent_socket import socket_of
 from wardround.site_agent.app import SiteAgent
 from wardround.site_agent.control import Control
-from wardround.site_agent.scheduler.airflow import AirflowScheduler
+from wardround.site_agent.scheduler.airflow.scheduler import AirflowScheduler
 from wardround.site_agent.scheduler.local import LocalScheduler
 from wardround.site_agent.scheduler.port import Scheduler
 from wardround.site_agent.settings import POLICY_FILE, Airflow, AnyScheduler, Local, SiteSettings

@@ -10,7 +10,7 @@ import structlog
 from wardround.runtime.clock import Clock
 from wardround.runtime.store.blocking import run
 from wardround.runtime.store.port import ObjectStore
-from wardround.site_agent.audit import AuditLog, Fact
+from wardround.site_agent.audit.log import AuditLog, Fact
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.patience import Patience
 from wardround.site_agent.policy import Fault, Policy, load_policy

@@ -7,7 +7,7 @@ import structlog
 
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError
 from wardround.runtime.store.transfer import create_or_compare, file_digest
-from wardround.site_agent.audit_facts import about_answer, about_trainer
+from wardround.site_agent.audit.facts import about_answer, about_trainer
 from wardround.site_agent.hand import Hand, names_of
 from wardround.site_agent.site import Site
 from wardround_messages.base import canonical_json, digest

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from wardround.site_agent.audit_facts import about_report
+from wardround.site_agent.audit.facts import about_report
 from wardround.site_agent.folder import read_result
 from wardround.site_agent.hand import Hand, TaskEndsError, names_of
 from wardround.site_agent.metrics_follow import MetricsFollower

@@ -10,7 +10,7 @@ from wardround.runtime.patience import patiently
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import DigestMismatchError
-from wardround.site_agent.audit_facts import about_task, about_trainer
+from wardround.site_agent.audit.facts import about_task, about_trainer
 from wardround.site_agent.enrolment import Enrolment
 from wardround.site_agent.folder import fill, is_filled, job_of, model_of
 from wardround.site_agent.hand import BY_THE_SITE, Hand, TaskEndsError, names_of

@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 
-from wardround.client.agent_door import AgentDoor, AgentSilentError, Decided, NoAgentError, NotOursError
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.on_hub import AsJson, Experiment, one_line
 from wardround.client.cli.on_site import By, OnSite, Yes, confirm, site_settings, who
 from wardround.client.cli.output import ago, show_json, table
 from wardround.client.cli.output import show as show_table
+from wardround.client.clinic.door import AgentDoor, AgentSilentError, Decided, NoAgentError, NotOursError
+from wardround.client.clinic.offer_words import STANDING, View, closes_text, stopped_text
+from wardround.client.clinic.offers import Asked, all_waiting, asked_for, said_by_people
+from wardround.client.clinic.stopping import Report, Stopping
 from wardround.client.errors import RefusedError
-from wardround.client.site_offer_words import STANDING, View, closes_text, stopped_text
-from wardround.client.site_offers import Asked, all_waiting, asked_for, said_by_people
-from wardround.client.stopping import Report, Stopping
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.logging import printable
 from wardround.site_agent.agent_socket import Word

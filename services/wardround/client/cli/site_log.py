@@ -15,9 +15,9 @@ import typer
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.output import show_json
 from wardround.runtime.logging import printable
-from wardround.site_agent.audit_chain import ChainBrokenError, Line, opened
-from wardround.site_agent.audit_check import Anchor, Verified, anchor_of, verify
-from wardround.site_agent.audit_views import COLUMNS, Span, Totals, as_object, in_words, row, what_left
+from wardround.site_agent.audit.chain import ChainBrokenError, Line, opened
+from wardround.site_agent.audit.check import Anchor, Verified, anchor_of, verify
+from wardround.site_agent.audit.views import COLUMNS, Span, Totals, as_object, in_words, row, what_left
 from wardround.site_agent.settings import SettingsError, load_site
 from wardround_messages.codec import MalformedError, parse
 from wardround_messages.objects import ANSWER_AT_MOST, Answer

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from wardround import __version__
-from wardround.client.agent_door import AgentDoor, AgentSilentError, AgentState, NoAgentError, NotOursError
+from wardround.client.clinic.door import AgentDoor, AgentSilentError, AgentState, NoAgentError, NotOursError
 from wardround.client.doctor.findings import Verdict, in_thread, warning, worst_of, wrong
 from wardround.client.errors import RefusedError
 from wardround.runtime.http_settings import HttpSettings

@@ -3,10 +3,10 @@
 from urllib.parse import quote
 
 from wardround.client.doctor.findings import Verdict, ok, warning, worst_of, wrong
-from wardround.site_agent.scheduler.airflow_api import API, AirflowApi
-from wardround.site_agent.scheduler.airflow_http import AirflowHttp
-from wardround.site_agent.scheduler.airflow_meaning import why_it_would_not_run
-from wardround.site_agent.scheduler.airflow_said import Said
+from wardround.site_agent.scheduler.airflow.api import API, AirflowApi
+from wardround.site_agent.scheduler.airflow.http import AirflowHttp
+from wardround.site_agent.scheduler.airflow.meaning import why_it_would_not_run
+from wardround.site_agent.scheduler.airflow.said import Said
 from wardround.site_agent.scheduler.port import SchedulerError, SchedulerUnavailableError
 from wardround.site_agent.settings import Airflow
 

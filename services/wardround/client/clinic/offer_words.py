@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 
-from wardround.client.site_offers import Asked, Said, whose
+from wardround.client.clinic.offers import Asked, Said, whose
 from wardround.metrics.wording import clinics_text, duration_text
 from wardround.site_agent.judgement import APPROVED
 from wardround.site_agent.policy import Decision, Leave

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
-from wardround.site_agent.scheduler.airflow_api import LOST, STOPPED
-from wardround.site_agent.scheduler.airflow_said import Dag, Event, TaskInstance
+from wardround.site_agent.scheduler.airflow.api import LOST, STOPPED
+from wardround.site_agent.scheduler.airflow.said import Dag, Event, TaskInstance
 from wardround.site_agent.scheduler.port import RunEnd, SchedulerError
 
 # States in which a task of a run comes to an end also where its DAG is paused.

@@ -11,8 +11,8 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from wardround.runtime.logging import printable
-from wardround.site_agent.scheduler.airflow_login import Login, login_refused
-from wardround.site_agent.scheduler.airflow_said import Method
+from wardround.site_agent.scheduler.airflow.login import Login, login_refused
+from wardround.site_agent.scheduler.airflow.said import Method
 from wardround.site_agent.scheduler.port import SchedulerError, SchedulerUnavailableError
 
 CONNECTS_WITHIN = 5.0

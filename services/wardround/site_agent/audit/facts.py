@@ -3,7 +3,7 @@
 `rule` is the policy rule that decided. `cases` is the number that leaves, `cases_used` the number that stays here.
 """
 
-from wardround.site_agent.audit import Fact
+from wardround.site_agent.audit.log import Fact
 from wardround.site_agent.judgement import dataset_of
 from wardround_messages.base import digest
 from wardround_messages.codec import encode

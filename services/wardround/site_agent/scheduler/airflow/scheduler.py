@@ -8,10 +8,11 @@ from pathlib import Path
 
 import structlog
 
-from wardround.site_agent.scheduler import airflow_meaning as meaning
-from wardround.site_agent.scheduler.airflow_api import AirflowApi
-from wardround.site_agent.scheduler.airflow_http import AirflowHttp, ConflictError
-from wardround.site_agent.scheduler.airflow_said import OVER, QUEUED, SUCCESS, Run
+from wardround.site_agent.scheduler.airflow import meaning
+from wardround.site_agent.scheduler.airflow.api import AirflowApi
+from wardround.site_agent.scheduler.airflow.http import AirflowHttp, ConflictError
+from wardround.site_agent.scheduler.airflow.said import OVER, QUEUED, SUCCESS, Run
+from wardround.site_agent.scheduler.airflow.training_lock import is_held
 from wardround.site_agent.scheduler.port import (
     Began,
     RunEnd,
@@ -20,7 +21,6 @@ from wardround.site_agent.scheduler.port import (
     UnknownRunError,
     nobody_asks,
 )
-from wardround.site_agent.scheduler.training_lock import is_held
 from wardround.site_agent.settings import Airflow
 from wardround_messages.codec import MalformedError, parse
 from wardround_messages.names import parse_task_id

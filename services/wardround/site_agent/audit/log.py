@@ -1,7 +1,7 @@
 """The site's own log, `audit.jsonl`: what was decided by which rule or person, what came in, and what left.
 
 It is the clinic's record, so each line is on disk before what it tells of leaves, and holds the digest of the line
-before it: `audit_chain` finds a line that was changed, and answers at the hub anchor the newest. Nothing here cuts the
+before it: `chain.py` finds a line that was changed, and answers at the hub anchor the newest. Nothing here cuts the
 log. What a crash or a full disk left of a line stays where it is, and the next line, `torn`, says so.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wardround.runtime.clock import Clock
 from wardround.runtime.store.transfer import file_digest
-from wardround.site_agent.audit_chain import BEGAN, DAMAGED, GAP, LINE_AT_MOST, OWN, TORN, Tail, tail_of
+from wardround.site_agent.audit.chain import BEGAN, DAMAGED, GAP, LINE_AT_MOST, OWN, TORN, Tail, tail_of
 from wardround_messages.base import canonical_bytes, digest
 from wardround_messages.objects import LogHead
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from wardround.site_agent.audit_chain import Line
+from wardround.site_agent.audit.chain import Line
 from wardround_messages.base import canonical_bytes
 
 COLUMNS = (

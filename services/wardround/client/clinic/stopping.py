@@ -3,13 +3,13 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from wardround.client.agent_door import AgentDoor, AgentSilentError, AgentState, NoAgentError, NotOursError
+from wardround.client.clinic.door import AgentDoor, AgentSilentError, AgentState, NoAgentError, NotOursError
 from wardround.client.errors import RefusedError
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.encryption import UnencryptedError, refuse_unencrypted
 from wardround.runtime.secrets import SecretUnreadableError
 from wardround.site_agent.agent_socket import Word
-from wardround.site_agent.audit import AuditLog
+from wardround.site_agent.audit.log import AuditLog
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.inbox_file import InboxError
 from wardround.site_agent.scheduler.port import Scheduler, SchedulerError, SchedulerUnavailableError
@@ -120,7 +120,7 @@ class Stopping:
             self.report.failed.append(f"runs in Airflow were not stopped: {error}")
 
     async def _cancel(self, settings: Airflow, tasks: list[str]) -> None:
-        from wardround.site_agent.scheduler.airflow import AirflowScheduler
+        from wardround.site_agent.scheduler.airflow.scheduler import AirflowScheduler
 
         scheduler = AirflowScheduler(settings, self._settings.paths.spool)
         try:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from wardround.site_agent.audit_chain import ChainBrokenError, Line, chained
+from wardround.site_agent.audit.chain import ChainBrokenError, Line, chained
 from wardround_messages.base import canonical_json, digest
 from wardround_messages.objects import Answer, LogHead
 

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import httpx
 
-from wardround.site_agent.scheduler.airflow_http import AbsentError, AirflowHttp
-from wardround.site_agent.scheduler.airflow_said import (
+from wardround.site_agent.scheduler.airflow.http import AbsentError, AirflowHttp
+from wardround.site_agent.scheduler.airflow.said import (
     Dag,
     Event,
     Events,

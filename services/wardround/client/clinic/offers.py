@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from wardround.site_agent.audit_chain import LINE_AT_MOST, line_of
+from wardround.site_agent.audit.chain import LINE_AT_MOST, line_of
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.judgement import APPROVED, REFUSED_BY_PERSON
 from wardround_messages.commands import OfferExperiment

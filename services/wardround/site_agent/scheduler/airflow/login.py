@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from wardround.runtime.logging import conceal
 from wardround.runtime.secrets import SecretUnreadableError
-from wardround.site_agent.scheduler.airflow_said import Token
+from wardround.site_agent.scheduler.airflow.said import Token
 from wardround.site_agent.scheduler.port import SchedulerError
 
 RENEWED_AHEAD = 60.0  # seconds, or a tenth of a short life
