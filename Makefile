@@ -12,7 +12,7 @@ export UV_LINK_MODE ?= copy
 export UV_SYSTEM_CERTS ?= true
 export UV_NATIVE_TLS ?= true
 
-.PHONY: help setup servers airflow demo check test lint types unit benchmarks benchmarks-servers contract requirements format clean
+.PHONY: help setup servers airflow demo check test lint types unit benchmarks benchmarks-servers benchmarks-airflow contract requirements format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ benchmarks: $(VENV)/.dev ## Measure what the documentation states
 
 benchmarks-servers: $(VENV)/.dev servers ## The same over real servers
 	$(BIN)/python benchmarks/round_overhead.py --servers
+
+benchmarks-airflow: $(VENV)/.dev servers ## The same with an Airflow at each clinic
+	$(BIN)/python benchmarks/round_overhead.py --airflow
 
 contract: $(VENV)/.dev ## Write the published schemas anew
 	$(BIN)/python -m wardround_messages.asyncapi --write messages
