@@ -74,7 +74,9 @@ async def fill(folder: Path, job: Job, model: ObjectRef | None, store: ObjectSto
             await download(store, bucket, model.key, size=model.size, sha256=model.sha256, to=folder / MODEL)
         except AccessDeniedError:  # what S3 says of an absent key to whoever may not list
             raise NotFoundError(f"{bucket}/{model.key} is not there, or not readable here") from None
-    (folder / JOB).write_bytes(canonical_json(job))
+    aside = folder / f"{JOB}.new"
+    aside.write_bytes(canonical_json(job))
+    aside.replace(folder / JOB)
 
 
 def read_result(folder: Path) -> TaskResult | None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wardround.hub.folder import HubFolder
@@ -50,7 +51,10 @@ def make_sites(folder: Path, sites: Sequence[str], seed: int) -> None:
         for site, written in example_data(example.datasets[0], folder, sites, seed).items():
             data[site] |= written
     for site in sites:
-        write_clinic(folder / site, site, data[site], EXAMPLES, seed=seed, scheduler="local")
+        allowed = [
+            replace(each, datasets=tuple(name for name in each.datasets if name in data[site])) for each in EXAMPLES
+        ]
+        write_clinic(folder / site, site, data[site], allowed, seed=seed, scheduler="local")
 
 
 def own_sites(folder: Path) -> tuple[str, ...]:
