@@ -161,7 +161,7 @@ def airflow_clinic(airflow_server: AirflowServer) -> Clinic:
     clinic = clinic_at(
         airflow_server.spool.parent, lambda root: AirflowScheduler(airflow_server.settings(), root / "spool")
     )
-    return replace(clinic, answers_within=2.0, stops_within=3.0)
+    return replace(clinic, answers_within=10.0, stops_within=15.0)
 
 
 @pytest.fixture(scope="module", params=[inline, local, pytest.param("airflow", marks=pytest.mark.slow)])

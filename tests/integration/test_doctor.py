@@ -38,6 +38,18 @@ def states(findings: Found, state: str) -> list[str]:
     return [name for name, finding in findings.items() if finding["state"] == state]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_dead_letters(stack: Stack) -> None:
+    """Whatever other tests have left among them."""
+
+    async def drop_all() -> None:
+        async with stack.hub(f"{stack.name}-operator") as operator:
+            for letter in {letter.id: letter for letter in await operator.dead_letters()}:
+                await operator.drop(letter)
+
+    asyncio.run(drop_all())
+
+
 @pytest.fixture
 def clinic(stack: Stack, tmp_path: Path) -> Path:
     """The folder of a clinic of the stack, copied, to be spoilt; it works in the stack's own spool."""

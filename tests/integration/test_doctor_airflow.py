@@ -165,7 +165,10 @@ async def without(airflow_server: AirflowServer) -> AsyncIterator[Callable[[str]
             airflow_server.kill(component)
             again.push_async_callback(airflow_server.start, component)
             name = component.replace("-", "_")
-            async with httpx.AsyncClient(base_url=airflow_server.url, trust_env=False) as client, asyncio.timeout(60):
+            async with (
+                httpx.AsyncClient(base_url=airflow_server.url, trust_env=False, timeout=60) as client,
+                asyncio.timeout(60),
+            ):
                 while (await client.get("/api/v2/monitor/health")).json()[name]["status"] == "healthy":  # noqa: ASYNC110
                     await asyncio.sleep(0.5)
 

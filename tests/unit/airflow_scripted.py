@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import trustme
@@ -43,6 +44,7 @@ def token(name: str, *, lives: float = 86_400) -> str:
 @dataclass
 class Run:
     id: str
+    under: str  # the DAG
     conf: dict[str, Any]
     states: list[str]  # the last of which stays
     queued_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
@@ -89,9 +91,9 @@ class ScriptedAirflow:
         self.heard.append(what)
         self.authorisations.append(request.headers.get("Authorization"))
         self.queries.append(dict(request.query_params))
-        if self.next[what]:
-            return await self.next[what].popleft()(request)
-        return await self.honestly(request)
+        said = await (self.next[what].popleft() if self.next[what] else self.honestly)(request)
+        said.headers.setdefault("Date", format_datetime(datetime.now(UTC), usegmt=True))
+        return said
 
     async def honestly(self, request: Request) -> Response:
         path = request.url.path.removeprefix("/api/v2")
@@ -107,10 +109,10 @@ class ScriptedAirflow:
                 return JSONResponse({"event_logs": self.events})
             case ["GET", "dags", name]:
                 return JSONResponse(self.dags[name]) if name in self.dags else _absent()
-            case ["POST", "dags", _, "dagRuns"]:
-                return self._start(body)
-            case [method, "dags", _, "dagRuns", name, *rest]:
-                return self._of_run(method, name, rest, body)
+            case ["POST", "dags", dag, "dagRuns"]:
+                return self._start(dag, body)
+            case [method, "dags", dag, "dagRuns", name, *rest]:
+                return self._of_run(method, dag, name, rest, body)
         return _absent()
 
     def _log_in(self, body: Any) -> Response:
@@ -119,15 +121,15 @@ class ScriptedAirflow:
         self.logins += 1
         return JSONResponse({"access_token": self.tokens[self.logins - 1]}, 201)
 
-    def _start(self, body: Any) -> Response:
+    def _start(self, dag: str, body: Any) -> Response:
         name = body["dag_run_id"]
-        if name in self.runs:
+        if (run := self.runs.get(name)) is not None and run.under == dag:
             return JSONResponse({"detail": {"reason": "Unique constraint violation"}}, 409)
-        run = self.runs[name] = Run(name, body["conf"], list(self.states))
+        run = self.runs[name] = Run(name, dag, body["conf"], list(self.states))
         return JSONResponse(run.seen("queued"))
 
-    def _of_run(self, method: str, name: str, rest: list[str], body: Any) -> Response:
-        if (run := self.runs.get(name)) is None:
+    def _of_run(self, method: str, dag: str, name: str, rest: list[str], body: Any) -> Response:
+        if (run := self.runs.get(name)) is None or run.under != dag:
             return _absent()
         match [method, *rest]:
             case ["GET"]:
@@ -163,7 +165,7 @@ async def serving(app: Answer, *, certificate: trustme.LeafCert | None = None) -
     """The port of a server that answers so whatever is asked, with TLS where it has a certificate."""
     listening = socket.create_server(("127.0.0.1", 0))
     routes = [Route("/{path:path}", app, methods=["GET", "POST", "PATCH"])]
-    config = uvicorn.Config(Starlette(routes=routes), lifespan="off", log_config=None)
+    config = uvicorn.Config(Starlette(routes=routes), lifespan="off", log_config=None, date_header=False)
     config.load()
     if certificate is not None:
         config.ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

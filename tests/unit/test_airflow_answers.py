@@ -1,9 +1,13 @@
 """What a clinic's agent makes of all that an Airflow may answer, and of what may answer in its place."""
 
 import asyncio
+import fcntl
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from structlog.testing import capture_logs
 
+from wardround.runtime import logging
 from wardround.runtime.secrets import Secret
 from wardround.site_agent.scheduler.airflow import http as airflow_http
+from wardround.site_agent.scheduler.airflow import login as airflow_login
+from wardround.site_agent.scheduler.airflow import runs as airflow_runs
 from wardround.site_agent.scheduler.airflow import scheduler as airflow
 from wardround.site_agent.scheduler.airflow.scheduler import AirflowScheduler
 from wardround.site_agent.scheduler.port import (
@@ -26,7 +33,7 @@ from wardround.site_agent.scheduler.port import (
     UnknownRunError,
 )
 from wardround.site_agent.settings import Airflow
-from wardround_messages.task_folder import JOB, RESULT
+from wardround_messages.task_folder import JOB, LOCK, RESULT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -98,10 +105,41 @@ async def scheduler(settings: Airflow, folder: Path) -> AsyncIterator[AirflowSch
     await scheduler.close()
 
 
-def adopted(server: ScriptedAirflow, *states: str, conf: dict[str, Any] | None = None) -> Run:
+def adopted(
+    server: ScriptedAirflow, *states: str, conf: dict[str, Any] | None = None, under: str = "wardround_task"
+) -> Run:
     """A run that is there already."""
-    run = server.runs[TASK] = Run(TASK, {"task": TASK} if conf is None else conf, list(states))
+    run = server.runs[TASK] = Run(TASK, under, {"task": TASK} if conf is None else conf, list(states))
     return run
+
+
+@asynccontextmanager
+async def scheduling(settings: Airflow, folder: Path, **changed: object) -> AsyncIterator[AirflowScheduler]:
+    """A scheduler with other settings, or one after a restart of the agent."""
+    scheduler = AirflowScheduler(settings.model_copy(update=changed), folder.parent)
+    try:
+        yield scheduler
+    finally:
+        await scheduler.close()
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """A training is at work."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def ago(seconds: float) -> str:
+    """A time as Airflow tells it."""
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the server makes it true
+            await asyncio.sleep(0.01)
 
 
 async def error_of(call: Any) -> SchedulerError:
@@ -138,6 +176,40 @@ async def test_a_token_is_renewed_before_it_expires(server: ScriptedAirflow, sch
     await scheduler.cancel(TASK)
     assert server.logins == 2
     assert server.heard == ["POST /token", f"GET /{TASK}"] * 2
+
+
+async def test_what_stays_forbidden_is_not_answered_by_a_login_each_time(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.next[f"GET /{TASK}"].extend([says({"detail": "Forbidden"}, 403)] * 100)
+    for _ in range(5):
+        assert (await error_of(scheduler.trigger(TASK))).code == "airflow_forbidden"
+    assert server.logins == 2
+    now = time.monotonic
+    monkeypatch.setattr(airflow_login.time, "monotonic", lambda: now() + 61)
+    await error_of(scheduler.trigger(TASK))
+    assert server.logins == 3
+
+
+async def test_a_token_that_expired_is_renewed_however_young_it_is(
+    server: ScriptedAirflow, scheduler: AirflowScheduler
+) -> None:
+    for refusal in (403, 401):
+        server.next[f"GET /{TASK}"].append(says({"detail": "refused"}, refusal))
+        await scheduler.trigger(TASK)
+    assert server.logins == 3
+
+
+async def test_a_token_that_was_replaced_is_searched_for_in_no_log(
+    server: ScriptedAirflow, scheduler: AirflowScheduler
+) -> None:
+    before = len(logging._concealed)
+    for _ in range(3):
+        server.next[f"GET /{TASK}"].append(says({"detail": "Token Expired"}, 401))
+        await scheduler.cancel(TASK)
+    assert server.tokens[server.logins - 1] in logging._concealed
+    assert not logging._concealed.intersection(server.tokens[: server.logins - 1])
+    assert len(logging._concealed) <= before + 2  # the password
 
 
 async def test_a_second_refusal_of_the_token_is_an_error(server: ScriptedAirflow, scheduler: AirflowScheduler) -> None:
@@ -360,22 +432,33 @@ async def test_a_run_is_started_with_the_task_and_nothing_else(
 
 async def test_the_dag_is_that_of_the_trainer(server: ScriptedAirflow, settings: Airflow, folder: Path) -> None:
     server.dags["adding.v2"] = {"is_paused": False}
-    named = settings.model_copy(update={"dags": {"adding": "adding.v2"}})
-    scheduler = AirflowScheduler(named, folder.parent)
-    await scheduler.trigger(TASK)
-    assert "GET /adding.v2" in server.heard
-    (folder / JOB).write_text(json.dumps({**JOB_OF_TASK, "trainer": "another"}))
-    assert (await error_of(scheduler.trigger(TASK))).code == "dag_missing"
-    await scheduler.close()
+    async with scheduling(settings, folder, dags={"adding": "adding.v2"}) as scheduler:
+        (folder / JOB).write_text(json.dumps({**JOB_OF_TASK, "trainer": "another"}))
+        assert (await error_of(scheduler.trigger(TASK))).code == "dag_missing"
+        (folder / JOB).write_text(json.dumps(JOB_OF_TASK))
+        await scheduler.trigger(TASK)
+    assert server.runs[TASK].under == "adding.v2"
 
 
-@pytest.mark.parametrize("job", [None, "", "{}", json.dumps({**JOB_OF_TASK, "trainer": "../x"}), "[" * 100_000])
+@pytest.mark.parametrize("job", ["", "{}", json.dumps({**JOB_OF_TASK, "trainer": "../x"}), "[" * 100_000])
+async def test_a_task_whose_job_cannot_be_read_is_not_triggered(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, job: str
+) -> None:
+    (folder / JOB).write_text(job)
+    assert (await error_of(scheduler.trigger(TASK))).code == "no_folder"
+    with pytest.raises(UnknownRunError):
+        await scheduler.wait(TASK)
+    await scheduler.cancel(TASK)
+    assert server.runs == {}
+
+
+@pytest.mark.parametrize("left", ["a folder", "nothing"])
 async def test_a_folder_without_a_job_was_never_triggered(
-    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, job: str | None
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, left: str
 ) -> None:
     (folder / JOB).unlink()
-    if job is not None:
-        (folder / JOB).write_text(job)
+    if left == "nothing":
+        folder.rmdir()
     assert (await error_of(scheduler.trigger(TASK))).code == "no_folder"
     with pytest.raises(UnknownRunError):
         await scheduler.wait(TASK)
@@ -523,20 +606,36 @@ async def test_a_run_begun_anew_finds_no_result_of_an_earlier_one(
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_run_has_begun_when_it_is_no_longer_queued(
-    server: ScriptedAirflow, scheduler: AirflowScheduler
+async def test_the_run_has_begun_when_its_training_is_at_work(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path
 ) -> None:
     begun: list[str] = []
     run = adopted(server, "queued")
+    (folder / LOCK).touch()  # of an earlier training
     waiting = asyncio.create_task(scheduler.wait(TASK, began=lambda: begun.append("begun")))
-    await asyncio.sleep(0.1)
-    assert begun == []
+    await until(lambda: "GET /wait" in server.heard)
     run.states = ["running"]
     await asyncio.sleep(0.1)
+    assert begun == []
+    with held(folder / LOCK):
+        await until(lambda: begun == ["begun"])
+        assert server.heard == ["POST /token", "GET /wait"]  # it costs no call
+        run.states = ["success"]
+        assert await waiting == RunEnd(True)
     assert begun == ["begun"]
+
+
+async def test_a_run_has_begun_also_where_its_training_takes_no_lock(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
+    begun: list[str] = []
+    run = adopted(server, "running")
+    server.tasks = [{"task_id": "train", "state": "running"}]
+    waiting = asyncio.create_task(scheduler.wait(TASK, began=lambda: begun.append("begun")))
+    await until(lambda: begun == ["begun"])
     run.states = ["success"]
     assert await waiting == RunEnd(True)
-    assert begun == ["begun"]
 
 
 async def test_a_run_that_is_over_has_begun(server: ScriptedAirflow, scheduler: AirflowScheduler) -> None:
@@ -572,7 +671,7 @@ async def test_what_a_dag_returns_may_be_large(server: ScriptedAirflow, schedule
 async def test_a_run_that_was_deleted_is_unknown(server: ScriptedAirflow, scheduler: AirflowScheduler) -> None:
     adopted(server, "running")
     waiting = asyncio.create_task(scheduler.wait(TASK))
-    await asyncio.sleep(0.1)
+    await until(lambda: "GET /wait" in server.heard)
     server.next["GET /wait"].append(says({}, 404))
     run = server.runs.pop(TASK)
     run.states = ["failed"]  # ends the stream
@@ -642,30 +741,134 @@ async def test_a_run_failed_also_where_the_reason_may_not_be_read(
     assert (await scheduler.wait(TASK)).code == "crashed"
 
 
-async def test_a_run_that_is_queued_for_too_long_is_ended(
-    server: ScriptedAirflow, settings: Airflow, folder: Path
+async def test_a_run_that_is_queued_for_too_long_is_ended_also_by_an_agent_that_was_restarted(
+    server: ScriptedAirflow, settings: Airflow, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = AirflowScheduler(settings.model_copy(update={"queued_at_most": 0.1}), folder.parent)
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
     run = adopted(server, "queued")
-    error = await error_of(scheduler.wait(TASK))
+    run.queued_at = ago(3500)
+    async with scheduling(settings, folder) as scheduler:
+        waiting = asyncio.create_task(scheduler.wait(TASK))
+        await until(lambda: server.heard.count("GET /taskInstances") > 2)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    run.queued_at = ago(3700)
+    async with scheduling(settings, folder) as restarted:
+        error = await error_of(restarted.wait(TASK))
     assert error.code == "airflow_queued"
     assert "queued_at_most" in error.hint
     assert run.states == ["failed"]
-    await scheduler.close()
 
 
-async def test_the_time_in_the_queue_counts_on_over_an_outage(
-    server: ScriptedAirflow, settings: Airflow, folder: Path
+async def test_a_run_whose_task_gets_no_slot_or_no_worker_is_ended_and_has_never_begun(
+    server: ScriptedAirflow, settings: Airflow, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = AirflowScheduler(settings.model_copy(update={"queued_at_most": 1.0}), folder.parent)
-    adopted(server, "queued")
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.8):
-            await scheduler.wait(TASK)
-    start = asyncio.get_running_loop().time()
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
+    begun: list[str] = []
+    for state in ("scheduled", "queued", None):
+        run = adopted(server, "running")
+        run.queued_at = ago(3700)
+        server.tasks = [{"task_id": "train", "state": state, "scheduled_when": ago(3690)}]
+        async with scheduling(settings, folder) as scheduler:
+            error = await error_of(scheduler.wait(TASK, began=lambda: begun.append("begun")))
+        assert error.code == "airflow_queued"
+        assert "pool" in error.hint
+        assert run.states == ["failed"]
+    assert begun == []
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [("scheduled", {"scheduled_when": -3000})],  # Airflow lost it, and lets it begin once more
+        [("success", {"end_date": -1}), (None, {})],  # the next task of another DAG
+        [("success", {"end_date": -3700})],  # nobody has told the run yet
+        [("up_for_retry", {"end_date": -3700}), (None, {})],
+        [("running", {"scheduled_when": -3700}), (None, {})],
+    ],
+)
+async def test_a_run_that_waits_for_no_place_or_not_for_long_is_left_alone(
+    server: ScriptedAirflow,
+    scheduler: AirflowScheduler,
+    monkeypatch: pytest.MonkeyPatch,
+    tasks: list[tuple[str | None, dict[str, int]]],
+) -> None:
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
+    run = adopted(server, "running")
+    run.queued_at = ago(3800)
+    server.tasks = [
+        {"task_id": f"task-{number}", "state": state, **{name: ago(-since) for name, since in times.items()}}
+        for number, (state, times) in enumerate(tasks)
+    ]
+    waiting = asyncio.create_task(scheduler.wait(TASK))
+    await until(lambda: server.heard.count("GET /taskInstances") > 2)
+    run.states = ["success"]
+    assert await waiting == RunEnd(True)
+
+
+async def test_airflow_counts_the_time_in_the_queue_by_its_own_clock(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
+    run = adopted(server, "queued")
+    run.queued_at = "2020-01-01T12:00:00+00:00"
+    soon, late = (says(run.seen("queued"), Date=f"Wed, 01 Jan 2020 {time} GMT") for time in ("12:59:59", "13:00:01"))
+    server.next[f"GET /{TASK}"].extend([soon, soon, late])
     assert (await error_of(scheduler.wait(TASK))).code == "airflow_queued"
-    assert asyncio.get_running_loop().time() - start < 0.8
-    await scheduler.close()
+    assert not server.next[f"GET /{TASK}"]
+
+
+@pytest.mark.parametrize("date", ["", "yesterday"])
+async def test_where_airflow_tells_no_time_the_agent_counts_also_over_an_outage(
+    server: ScriptedAirflow, settings: Airflow, folder: Path, monkeypatch: pytest.MonkeyPatch, date: str
+) -> None:
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
+    seconds = 0.0
+    clock = airflow._now
+    monkeypatch.setattr(airflow, "_now", lambda: clock() + seconds)
+    run = adopted(server, "queued")
+    undated = says(run.seen("queued"), Date=date)
+    async with scheduling(settings, folder) as scheduler:
+        waiting = asyncio.create_task(scheduler.wait(TASK))
+        server.next[f"GET /{TASK}"].extend([undated] * 2 + [says({}, 503)])
+        with pytest.raises(SchedulerUnavailableError):
+            await waiting
+        seconds = 3601.0
+        server.next[f"GET /{TASK}"].append(undated)
+        assert (await error_of(scheduler.wait(TASK))).code == "airflow_queued"
+
+
+async def test_a_training_that_airflow_lost_may_wait_as_long_as_any_other(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its times in Airflow are those of its first beginning, until Airflow lets it begin once more."""
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
+    run = adopted(server, "running")
+    run.queued_at = ago(20_000)
+    with held(folder / LOCK):
+        waiting = asyncio.create_task(scheduler.wait(TASK))
+        await asyncio.sleep(0.2)
+    server.tasks = [{"task_id": "train", "state": None, "scheduled_when": ago(20_000)}]
+    before = server.heard.count("GET /taskInstances")
+    await until(lambda: server.heard.count("GET /taskInstances") > before + 2)
+    run.states = ["success"]
+    assert await waiting == RunEnd(True)
+
+
+async def test_an_agent_that_could_not_say_why_it_ended_a_run_says_so_later(
+    server: ScriptedAirflow, settings: Airflow, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
+    run = adopted(server, "queued")
+    server.dags["wardround_task"]["is_paused"] = True
+    server.next[f"PATCH /{TASK}"].append(unanswered(server))
+    async with scheduling(settings, folder) as scheduler:
+        with pytest.raises(SchedulerUnavailableError):
+            await scheduler.wait(TASK)
+    async with scheduling(settings, folder) as restarted:
+        error = await error_of(restarted.wait(TASK))
+    assert error.code == "dag_paused"
+    assert error.hint in (run.note or "")
 
 
 async def test_a_run_that_was_queued_when_its_dag_was_paused_is_ended_with_that_reason(
@@ -686,7 +889,7 @@ async def test_a_training_goes_on_when_its_dag_is_paused_and_counts_when_it_is_d
     server.tasks = [{"task_id": "train", "state": "running"}]
     server.dags["wardround_task"]["is_paused"] = True
     waiting = asyncio.create_task(scheduler.wait(TASK))
-    await asyncio.sleep(0.3)
+    await until(lambda: server.heard.count("GET /taskInstances") > 2)
     assert not waiting.done()
     (folder / RESULT).touch()
     server.tasks = [{"task_id": "train", "state": "success"}]
@@ -722,11 +925,102 @@ async def test_a_cancelled_run_bears_a_note_that_says_so_and_loses_it_when_it_ru
 async def test_what_does_not_stop_is_tried_again_later(
     server: ScriptedAirflow, scheduler: AirflowScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(airflow, "STOPS_WITHIN", 0.1)
+    monkeypatch.setattr(airflow_runs, "ENDS_WITHIN", 0.1)
     adopted(server, "running")
-    server.next[f"PATCH /{TASK}"].extend([says({})] * 10_000)
+    server.next[f"PATCH /{TASK}"].extend([says({})] * 100)
     with pytest.raises(SchedulerUnavailableError):
         await scheduler.cancel(TASK)
+
+
+async def test_a_stop_is_done_when_the_training_has_let_go_of_the_folder(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = adopted(server, "running")
+    with held(folder / LOCK):
+        monkeypatch.setattr(airflow, "LETS_GO_WITHIN", 0.1)
+        for _ in range(2):  # the second time the run is over
+            with pytest.raises(SchedulerUnavailableError):
+                await scheduler.cancel(TASK)
+        assert run.states == ["failed"]
+        monkeypatch.setattr(airflow, "LETS_GO_WITHIN", 60)
+        cancelling = asyncio.create_task(scheduler.cancel(TASK))
+        await asyncio.sleep(0.2)
+        assert not cancelling.done()
+    async with asyncio.timeout(5):
+        await cancelling
+
+
+@pytest.mark.parametrize("job", ["", "{}", json.dumps({**JOB_OF_TASK, "trainer": "another"}), None])
+@pytest.mark.parametrize("under", ["wardround_task", "of-others"])
+async def test_a_run_is_stopped_also_where_its_dag_cannot_be_told_from_the_job(
+    server: ScriptedAirflow, settings: Airflow, folder: Path, job: str | None, under: str
+) -> None:
+    run = adopted(server, "running", under=under)
+    if job is None:  # it cannot be opened, and is there
+        (folder / JOB).unlink()
+        (folder / JOB).mkdir()
+    else:
+        (folder / JOB).write_text(job)
+    dags = {"adding": "wardround_task", "third": "of-others"}
+    async with scheduling(settings, folder, dags=dags) as scheduler:
+        await scheduler.cancel(TASK)
+        assert run.states == ["failed"]
+        await scheduler.trigger(TASK)
+        assert (await scheduler.wait(TASK)).code == "cancelled"
+        assert (await error_of(scheduler.trigger(TASK, again=True))).code in ("no_folder", "dag_missing")
+
+
+async def test_where_it_cannot_be_seen_whether_a_run_goes_on_it_is_not_said_to_be_stopped(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path
+) -> None:
+    (folder / JOB).write_text("")
+    server.next[f"GET /{TASK}"].extend([says({"detail": "Forbidden"}, 403)] * 2)
+    assert (await error_of(scheduler.cancel(TASK))).code == "airflow_forbidden"
+
+
+async def test_a_run_that_no_agent_began_is_not_stopped(server: ScriptedAirflow, scheduler: AirflowScheduler) -> None:
+    run = adopted(server, "running", conf={"task": "another"})
+    await scheduler.cancel(TASK)
+    assert run.states == ["running"]
+
+
+# --- another table of DAGs -------------------------------------------------------------------------------------------
+
+CHANGED = {"adding": "adding.v2", "default": "wardround_task"}
+
+
+async def test_a_run_under_its_former_dag_goes_on_and_is_waited_for(
+    server: ScriptedAirflow, settings: Airflow, folder: Path
+) -> None:
+    server.dags["adding.v2"] = {"is_paused": False}
+    run = adopted(server, "running", under="wardround_task")
+    async with scheduling(settings, folder, dags=CHANGED) as scheduler:
+        for again in (False, True):
+            await scheduler.trigger(TASK, again=again)
+        assert "POST /dagRuns" not in server.heard
+        waiting = asyncio.create_task(scheduler.wait(TASK))
+        await until(lambda: server.heard.count("GET /wait") > 1)
+        run.states = ["success"]
+        assert await waiting == RunEnd(True)
+        await scheduler.trigger(TASK, again=True)
+        assert server.runs[TASK].under == "adding.v2"
+
+
+async def test_a_dag_of_others_that_may_not_be_looked_at_keeps_no_task_from_its_own(
+    server: ScriptedAirflow, settings: Airflow, folder: Path
+) -> None:
+    server.dags["adding.v2"] = {"is_paused": False}
+    server.next[f"GET /{TASK}"].extend([server.honestly, says({}, 403), says({}, 403)])
+    async with scheduling(settings, folder, dags=CHANGED) as scheduler:
+        await scheduler.trigger(TASK)
+    assert server.runs[TASK].under == "adding.v2"
+
+
+async def test_one_dag_for_all_costs_a_trigger_no_further_look(
+    server: ScriptedAirflow, scheduler: AirflowScheduler
+) -> None:
+    await scheduler.trigger(TASK)
+    assert server.heard == ["POST /token", f"GET /{TASK}", "GET /wardround_task", "POST /dagRuns"]
 
 
 # --- what leaves the machine -----------------------------------------------------------------------------------------

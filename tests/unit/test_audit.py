@@ -102,6 +102,77 @@ def test_the_log_is_for_the_clinics_own_eyes(log: AuditLog, tmp_path: Path) -> N
     assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.fixture
+def as_root(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """This process as root; the users and groups that it gave files to."""
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda descriptor, user, group: given.append((user, group)))
+    return given
+
+
+def owned_by(monkeypatch: pytest.MonkeyPatch, path: Path, user: int) -> None:
+    """As if the file were this user's."""
+    honestly = Path.stat
+
+    def stat(self: Path, **options: Any) -> os.stat_result:
+        found = honestly(self, **options)
+        return os.stat_result((*found[:4], user, user, *found[6:])) if self == path else found
+
+    monkeypatch.setattr(Path, "stat", stat)
+
+
+def test_a_log_that_root_makes_is_given_to_the_agents_user(
+    tmp_path: Path, as_root: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = tmp_path / "inbox.sqlite"
+    log = AuditLog(tmp_path / "audit.jsonl", clock=lambda: NOON, durable=False, agents=inbox)
+    owned_by(monkeypatch, tmp_path, 4001)
+    log.write("person")
+    log.write("person")
+    assert as_root == [(4001, 4001)]  # once, when it is made
+    (tmp_path / "audit.jsonl").unlink()
+    inbox.touch()
+    owned_by(monkeypatch, inbox, 4002)
+    log.write("person")
+    assert as_root[1:] == [(4002, 4002)]
+
+
+def test_a_log_that_root_begins_anew_is_given_with_what_was_laid_aside(
+    tmp_path: Path, as_root: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "audit.jsonl").write_text('{"at":"2025-01-01T00:00:00Z","what":"task"}\n')
+    owned_by(monkeypatch, tmp_path, 4001)
+    log_in(tmp_path).write("person")
+    assert as_root == [(4001, 4001)] * 2
+    assert whats(tmp_path) == ["began", "person"]
+
+
+def test_root_gives_nothing_away_that_a_link_leads_to(
+    tmp_path: Path, as_root: list[tuple[int, int]], log: AuditLog
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "audit.jsonl").symlink_to(tmp_path / "elsewhere")
+    log_in(tmp_path / "home").write("person")
+    assert as_root == []
+    (tmp_path / "audit.jsonl.new").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("not the log's")
+    (tmp_path / "audit.jsonl").write_text('{"what":"task"}\n')
+    log.write("person")
+    assert (tmp_path / "precious").read_text() == "not the log's"
+    assert not (tmp_path / "audit.jsonl").is_symlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_an_agent_goes_on_in_a_log_that_root_began(tmp_path: Path) -> None:
+    folder = tmp_path / "clinic"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    log_in(folder).write("person")
+    status = (folder / "audit.jsonl").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65534, 0o600)
+
+
 def test_a_new_process_continues_the_chain(log: AuditLog, tmp_path: Path) -> None:
     written_before = log.write("task")
     again = log_in(tmp_path)

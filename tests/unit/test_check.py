@@ -1,6 +1,9 @@
 """A check: the throwaway's manifest, what an answer comes to, and what a person is shown."""
 
 import json
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +11,14 @@ import typer
 from course import BEGIN, Course, manifest_of, only
 
 from wardround.client.advice import advice_on
-from wardround.client.check import check_id, check_of
-from wardround.client.checked import Checked, SiteChecked, site_checked
+from wardround.client.check import Check, check_id, check_of
+from wardround.client.checked import Checked, SiteChecked, site_checked, why_silent
 from wardround.client.cli import check as cli
 from wardround.client.cli.errors import CommandError, Exit
+from wardround.client.errors import HubError, UnusableError
+from wardround.client.sites import SiteShown
 from wardround.site_agent.policy import requests_of
+from wardround.site_agent.standstill import WORDS
 from wardround_messages import journal as facts
 from wardround_messages.manifest import Brought, Cohort, Manifest, ModelPlan, Rounds, Training
 from wardround_messages.names import Task, is_id
@@ -202,6 +208,97 @@ def test_different_code_is_a_warning() -> None:
     assert warning.startswith("clinic-1 lists brain-tumour-unet 1.0 · cccccccc and trains with ")
 
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guide-clinic.md"
+
+
+def codes_of_airflow() -> list[str]:
+    """Those in the guide's table."""
+    section = GUIDE.read_text().partition("\n## Airflow\n")[2].partition("\n## ")[0]
+    table = section.partition("| code | means |")[2]
+    return [code for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for code in re.findall(r"`(\w+)`", row)]
+
+
+def test_the_guide_has_a_table_of_codes() -> None:
+    assert {"airflow_login", "dag_paused", "crashed", "cancelled"} <= set(codes_of_airflow())
+
+
+@pytest.mark.parametrize("code", [*codes_of_airflow(), "site_stopped", "agent_error"])
+def test_every_code_of_a_clinics_scheduler_has_advice_of_its_own(code: str) -> None:
+    advice, of_any_other = (
+        advice_on(SiteChecked("clinic-1", "failed", "training", each)) for each in (code, "made_up_by_a_trainer")
+    )
+    assert advice is not None
+    assert advice != of_any_other
+    assert advice.who == ("data owner" if code == "site_stopped" else "IT")
+
+
+def seen(site: str, detail: str) -> SiteShown:
+    return SiteShown(
+        site=site,
+        agent_version="1",
+        trainers=(),
+        datasets=(),
+        slots=1,
+        free=1,
+        tasks=(),
+        status="degraded" if detail else "ok",
+        detail=detail,
+        seen_at=BEGIN,
+        seen_ago=1.0,
+        quiet=False,
+    )
+
+
+def test_a_silent_clinic_that_was_stopped_by_its_people_is_told_from_one_that_is_away() -> None:
+    before = checked(
+        SiteChecked("clinic-1", "silent"), SiteChecked("clinic-2", "silent"), SiteChecked("clinic-3", "ready")
+    )
+    told = why_silent(before, [seen("clinic-1", WORDS), seen("clinic-2", "the disk is full"), seen("clinic-3", WORDS)])
+    assert [(site.result, site.code) for site in told.sites] == [
+        ("silent", "site_stopped"),
+        ("silent", ""),
+        ("ready", ""),
+    ]
+    stopped, away = (advice_on(site) for site in told.sites[:2])
+    assert stopped is not None
+    assert "wardround site resume" in stopped.what
+    assert away is not None
+    assert "is the clinic's agent running?" in away.what
+    assert (cli._why(told.sites[0]), cli._why(told.sites[1])) == ("stopped by its people", "it said nothing")
+
+
+class Quiet:
+    """A hub at which a check is over at once, and no clinic has said anything."""
+
+    def __init__(self, shown: tuple[SiteShown, ...] | HubError) -> None:
+        self.shown = shown
+
+    async def start(self, manifest: Manifest) -> None:
+        """Accepted."""
+
+    async def watch(self, experiment: str) -> AsyncGenerator[object, None]:
+        for view in ():
+            yield view
+
+    async def checked(self, *_: object) -> Checked:
+        return checked(SiteChecked("clinic-1", "silent"))
+
+    async def sites(self) -> tuple[SiteShown, ...]:
+        if isinstance(self.shown, HubError):
+            raise self.shown
+        return self.shown
+
+
+@pytest.mark.parametrize(
+    ("shown", "code"),
+    [((seen("clinic-1", WORDS),), "site_stopped"), ((), ""), (UnusableError("no metrics address"), "")],
+)
+async def test_the_hub_is_asked_why_a_clinic_is_silent_and_need_not_know(shown: Any, code: str) -> None:
+    hub: Any = Quiet(shown)
+    (site,) = (await Check(hub, TRUE, CHECK).carry_out()).sites
+    assert (site.result, site.code) == ("silent", code)
+
+
 # --- what a person is shown ------------------------------------------------------------------------------------------
 
 
@@ -258,3 +355,27 @@ def test_refusals_that_spoil_the_quorum_end_with_their_own_code(capsys: pytest.C
     assert left.value.exit_code == Exit.REFUSED
     told = json.loads(capsys.readouterr().out)
     assert (told["outcome"], told["ready"], told["sites"][0]["who"]) == ("refused", 0, "researcher")
+
+
+EXPERIMENT = """
+schema = 1
+id = "sums"
+study = "sums"
+[cohort]
+sites = ["clinic-1"]
+[rounds]
+count = 1
+[training]
+trainer = "adding"
+dataset = "counting"
+"""
+
+
+def test_without_a_hub_nobody_is_said_to_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sums.toml").write_text(EXPERIMENT)
+    monkeypatch.setenv("WARDROUND_HUBS", str(tmp_path / "hubs.toml"))
+    with pytest.raises(CommandError, match="no hub is known here"):
+        cli.check(tmp_path / "sums.toml", within="10s")
+    assert capsys.readouterr().out == ""

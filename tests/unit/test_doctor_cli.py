@@ -104,6 +104,18 @@ def test_clinic_that_has_nothing_yet_is_told_what_it_lacks(run: Run, tmp_path: P
     assert list((tmp_path / "spool").iterdir()) == []
 
 
+def test_no_training_is_tried_at_a_clinic_that_is_stopped(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(
+        'schema = 1\nsite = "clinic-1"\n[paths]\ninbox = "inbox"\nlog = "log"\nspool = "spool"\n[http]\nport = 0\n'
+    )
+    (tmp_path / "stopped.json").write_text("a drill")
+    _, said, _ = run("site", "doctor", "--site", str(tmp_path), "--json")
+    found = {each["name"]: each for each in map(json.loads, said.splitlines())}
+    assert found["probe run"]["state"] == "skipped"
+    assert found["probe run"]["what"] == "the clinic is stopped: wardround site resume"
+    assert not (tmp_path / "spool").exists()
+
+
 def test_hub_that_nobody_knows_is_one_line_and_exits_2(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from wardround.client.doctor import probe as probing
 from wardround.client.doctor.agent import look_at_agent
 from wardround.client.doctor.airflow import AirflowLook
 from wardround.client.doctor.findings import Verdict
-from wardround.client.doctor.probe import AMOUNT, Probe
+from wardround.client.doctor.probe import AMOUNT, DATA, Probe, clear_left
 from wardround.client.doctor.room import look_at_room
 from wardround.client.doctor.site_files import look_at_dataset, look_at_secrets, look_at_user
 from wardround.client.doctor.trainers import TRAINER_OF_PROBE, Trainers
@@ -337,6 +338,29 @@ async def test_folder_that_the_agents_user_cannot_remove_is_a_warning(
     assert "chmod g+rws" in verdict.to_do
 
 
+def test_what_a_killed_doctor_left_is_removed_an_hour_later(tmp_path: Path) -> None:
+    def left(name: str, *, minutes: int, probe: bool = True) -> Path:
+        folder = tmp_path / "spool" / name
+        (folder / (DATA if probe else "carry")).mkdir(parents=True)
+        then = time.time() - 60 * minutes
+        os.utime(folder, (then, then))
+        return folder
+
+    old = left("doctor-0a1b2c3d.r000000.check.clinic-1.a01", minutes=61)
+    kept = [
+        left("doctor-0a1b2c3e.r000000.check.clinic-1.a01", minutes=30),
+        left("doctor-0a1b2c3f.r000000.check.clinic-1.a01", minutes=90, probe=False),  # a study's of that name
+        left("glioma.r000001.train.clinic-1.a01", minutes=90),
+        left("doctor-0a1b2c3d", minutes=90),
+    ]
+    link = tmp_path / "spool" / "doctor-0a1b2c40.r000000.check.clinic-1.a01"
+    link.symlink_to(kept[0])
+    clear_left(tmp_path / "spool")
+    assert not old.exists()
+    assert sorted((tmp_path / "spool").iterdir()) == sorted([*kept, link])
+    clear_left(tmp_path / "not-made-yet")
+
+
 async def test_data_that_who_trains_does_not_see_is_wrong_and_named(tmp_path: Path) -> None:
     """Who trains sees of one data set the empty folder alone in which it is mounted at the agent."""
     spool, data = tmp_path / "spool", tmp_path / "data"
@@ -398,6 +422,17 @@ async def test_dag_whose_file_cannot_be_read_is_wrong(airflow: tuple[ScriptedAir
     verdict = await look.look_at_dag("wardround_task")
     assert verdict.state == "wrong"
     assert "cannot read the file of its DAG wardround_task" in verdict.what
+
+
+async def test_login_that_may_not_see_import_errors_is_enough(airflow: tuple[ScriptedAirflow, AirflowLook]) -> None:
+    scripted, look = airflow
+    assert (await look.look_at_dag("wardround_task")).state == "ok"
+    assert "GET /importErrors" not in scripted.heard
+    scripted.next["GET /importErrors"].append(says({"detail": "Forbidden"}, 403))
+    verdict = await look.look_at_dag("nowhere")
+    assert verdict.state == "wrong"
+    assert "Airflow has no DAG nowhere" in verdict.what
+    assert "GET /importErrors" in scripted.heard
 
 
 async def test_airflow_is_busy_where_all_runs_that_may_be_are_at_work(

@@ -87,6 +87,18 @@ def test_the_command_line_answers_without_what_only_a_hub_needs() -> None:
     assert found.isdisjoint({"aio_pika", "minio", "httpx", "torch", "sklearn", "starlette", "uvicorn", "psutil"})
 
 
+def test_the_command_line_answers_without_all_the_services() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-P", "-c", "import sys, wardround.client.cli.main; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.split()
+    heavy = ("wardround.simulation", "wardround.coordinator", "wardround.aggregator", "wardround.stack")
+    assert [name for name in loaded if name.startswith(heavy)] == []
+
+
 BLOCKED = """
 import sys
 class Absent:

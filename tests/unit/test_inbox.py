@@ -1,5 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_ids_are_forgotten_after_thirty_days_but_not_what_they_led_to(inbox: Inb
 
 def test_an_offer_that_comes_again_when_its_id_is_forgotten_is_not_open_again(inbox: Inbox) -> None:
     inbox.take(offer(), at=NOW)
-    inbox.keep_consent(consent(), answers=offer().id)
+    inbox.keep_consent(consent())
     inbox.forget_messages(now=NOW + timedelta(days=31))
     assert inbox.take(offer(), at=NOW + timedelta(days=31))
     assert not inbox.is_open(offer())
@@ -146,7 +147,7 @@ def carried_out(inbox: Inbox) -> None:
     """An experiment of which nothing is left to do."""
     for command in (offer(), start(), cancel()):
         inbox.take(command, at=NOW)
-    inbox.keep_consent(consent(), answers=offer().id)
+    inbox.keep_consent(consent())
     inbox.consent_is_stored(consent())
     inbox.end(start().task_id, "done")
 
@@ -220,11 +221,38 @@ def test_the_highest_attempt_and_the_newest_round_are_known(inbox: Inbox) -> Non
 
 
 def test_an_offer_stays_open_until_its_consent_is_kept(inbox: Inbox) -> None:
-    inbox.take(offer(7), at=NOW)
     inbox.take(offer(3), at=NOW)
-    assert [each.offer for each in inbox.open_offers()] == [3, 7]
-    inbox.keep_consent(consent(), answers=offer(3).id)
+    inbox.take(offer(7), at=NOW)
+    inbox.keep_consent(consent(offer=3))
     assert [each.offer for each in inbox.open_offers()] == [7]
+    inbox.keep_consent(consent(2, offer=7))
+    assert inbox.open_offers() == ()
+
+
+@pytest.mark.parametrize("came", [(3, 7), (7, 3)])
+def test_of_the_offers_of_a_manifest_only_the_newest_waits_whichever_came_first(
+    inbox: Inbox, came: tuple[int, int]
+) -> None:
+    for number in came:
+        inbox.take(offer(number), at=NOW)
+    assert [each.offer for each in inbox.open_offers()] == [7]
+    assert not inbox.is_open(offer(3))
+    assert inbox.is_open(offer(7))
+
+
+def test_a_consent_answers_what_was_offered_of_its_manifest_before_and_nothing_of_another(
+    path: Path, inbox: Inbox
+) -> None:
+    other = MANIFEST.model_copy(update={"purpose": "another"})
+    another = offer(2).model_copy(update={"manifest": other, "manifest_sha256": other.sha256, "id": "another"})
+    for each in (offer(3), another, offer(7)):
+        inbox.take(each, at=NOW)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE offers SET answered = 0")  # as an agent before this version left them
+    assert [each.offer for each in inbox.open_offers()] == [2, 7]
+    inbox.keep_consent(consent(offer=7))
+    assert not inbox.is_open(offer(3))
+    assert [each.offer for each in inbox.open_offers()] == [2]
 
 
 def test_the_newest_consent_counts(inbox: Inbox) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import structlog
 
-from wardround.runtime.logging import conceal, configure_logging
+from wardround.runtime.logging import conceal, configure_logging, forget
 
 CANARY = "canary-of-the-log-tests"
 
@@ -28,6 +28,20 @@ def test_a_secret_that_was_read_is_masked_wherever_it_stands(
     assert "refused: ***" in printed
     assert CANARY not in printed
     assert "\x1b[31mred" not in printed
+
+
+def test_a_secret_that_was_replaced_is_looked_for_no_longer(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(style="json")
+    replaced = f"{CANARY}-of-yesterday"
+    conceal(replaced)
+    forget(replaced)
+    forget("what was never concealed")
+    conceal("another-canary")
+    structlog.get_logger().info("said", text="another-canary of yesterday")
+    assert json.loads(capsys.readouterr().err)["text"] == "*** of yesterday"
+    conceal(CANARY)
+    structlog.get_logger().info("said", text=replaced)
+    assert json.loads(capsys.readouterr().err)["text"] == "***-of-yesterday"
 
 
 def test_a_key_that_names_a_secret_is_masked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -309,7 +310,7 @@ async def test_stop_ends_a_training_and_names_it(tmp_path: Path) -> None:
 
 
 def until_cancelled(folder: Path, cancelled: Event) -> None:
-    assert cancelled.wait(5)
+    assert cancelled.wait(30)
     raise SystemExit
 
 
@@ -353,6 +354,23 @@ async def test_an_agent_that_hangs_is_stopped_as_far_as_can_be(
     assert "no answer within 0.2 s" in approving
     assert "notices within a second of working again" in resumed
     assert not (clinic.folder / "stopped.json").exists()
+
+
+async def test_an_agent_that_hangs_in_another_container_is_not_named_by_a_number(
+    clinic: Clinic, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives 0 for a process that cannot be seen from here."""
+    monkeypatch.setattr(stopping, "ALIVE_WITHIN", 0.2)
+    monkeypatch.setattr(socket.socket, "getsockopt", lambda *_: struct.pack("3i", 0, 0, 0))
+    await asked(clinic)
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(socket_of(clinic.settings.paths.inbox)))
+        hanging.listen()
+        stopped = ends(await cli("stop"), Exit.ENDED_BADLY)
+    assert "the agent does not answer" in stopped
+    assert "end the agent, and they end too" in stopped
+    assert "kill" not in stopped
+    assert "process 0" not in stopped
 
 
 async def test_stop_says_what_is_still_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,6 +201,17 @@ def test_a_log_that_is_not_there_is_bad_input(telling: Telling) -> None:
     assert "no line yet" in log("verify").output
 
 
+def test_the_log_is_found_where_the_services_environment_puts_it(
+    telling: Telling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = telling.path.rename(tmp_path / "state.jsonl")
+    monkeypatch.setenv("WARDROUND_SITE_AGENT__PATHS__LOG", str(moved))
+    assert f"{moved}: 8 lines" in log("verify").output
+    assert len(exported(log("export", "--site", tmp_path).output)) == 8
+    monkeypatch.setenv("WARDROUND_SITE_AGENT__PATHS__LOG", "7")
+    assert "(--log FILE names the log itself)" in refused(log("verify"))
+
+
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +279,12 @@ def test_what_left_is_told_in_words_with_totals(telling: Telling) -> None:
     assert "with loss, step" in paragraphs[2]
     assert "figures of the model received, on 4 cases, a number that left: dice/mean 0.5" in paragraphs[3]
     assert "update: 1 (4,771,336 bytes); answer: 1 (1,000 bytes); metrics: 2 (400 bytes)" in paragraphs[-1]
+
+
+def test_it_says_what_leaves_without_a_line() -> None:
+    said = " ".join(log("left", "--help").output.split())
+    assert "no object and no figure left without one" in said
+    assert "Without a line leaves that the clinic is there" in said
 
 
 def test_a_no_is_told_as_a_no(telling: Telling) -> None:

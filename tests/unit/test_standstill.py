@@ -62,3 +62,12 @@ def test_it_tells_where_there_can_be_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="home"):
         Standstill(tmp_path / "home" / "inbox.sqlite").begin(at=NOW, by="alice", reason="")
+
+
+def test_its_words_can_be_read_whatever_the_umask_of_who_stops_it(standstill: Standstill) -> None:
+    before = os.umask(0o077)
+    try:
+        standstill.begin(at=NOW, by="root", reason="a drill")
+    finally:
+        os.umask(before)
+    assert standstill.path.stat().st_mode & 0o777 == 0o644

@@ -150,6 +150,14 @@ def _parts(each: Program) -> dict[str, object]:
     return {name: getattr(each, name) for name in Program.__slots__}
 
 
+def is_alive(pid: int) -> bool:
+    """Also a process that ended has its number until somebody takes note of the end."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 async def test_a_stop_leaves_no_descendant_not_even_in_a_session_of_its_own(tmp_path: Path) -> None:
     apart = tmp_path / "apart"
     script = (
@@ -161,7 +169,7 @@ async def test_a_stop_leaves_no_descendant_not_even_in_a_session_of_its_own(tmp_
     await child.start()
     await until(lambda: apart.exists() and apart.read_text() != "")
     await child.stop()
-    await until(lambda: not psutil.pid_exists(int(apart.read_text())), within=5)
+    await until(lambda: not is_alive(int(apart.read_text())), within=5)
 
 
 async def test_a_stage_starts_no_more_at_once_than_it_says(tmp_path: Path) -> None:

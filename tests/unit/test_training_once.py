@@ -181,7 +181,7 @@ def test_nothing_is_written_through_a_link_in_place_of_the_lock(tmp_path: Path, 
 def test_a_training_does_not_touch_a_folder_that_was_made_anew_under_its_name(
     tmp_path: Path, data: Path, start: Start
 ) -> None:
-    folder = checking(tmp_path / "task", data, seconds=1.0)
+    folder = checking(tmp_path / "task", data, seconds=5.0)
     process = start(folder)
     until((folder / CASES).exists)
     shutil.rmtree(folder)
@@ -232,6 +232,20 @@ def test_what_is_said_on_the_input_is_not_heard(tmp_path: Path, data: Path, star
     process.stdin.flush()
     assert process.wait(30) == 0
     assert result_of(folder).failure is None
+
+
+def test_an_input_that_cannot_end_is_told_before_anything_begins(tmp_path: Path, data: Path) -> None:
+    folder = checking(tmp_path / "task", data, seconds=0.0)
+    line = [sys.executable, "-m", "wardround.training", "run", "--ends-with-stdin", str(folder)]
+    for nothing_to_hold in (Path(os.devnull), folder / "job.json"):
+        with nothing_to_hold.open("rb") as held:
+            ended = subprocess.run(line, check=False, stdin=held, stderr=subprocess.PIPE, text=True, timeout=30)
+        assert ended.returncode == 2
+        assert "standard input must be a pipe or a socket" in ended.stderr
+        assert "--interactive" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert trainings(folder) == 0
+    assert not (folder / RESULT).exists()
 
 
 # --- for whom --------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ _BY_CODE: dict[str, Advice] = {
     "dataset_unknown": Advice("IT", "name the data set and its folder in site.toml"),
     "split_salt": Advice("IT", "make the data set's split salt readable for the agent alone"),
     "consent_unreadable": _LOG,
+    "site_stopped": Advice("data owner", "they stopped all work at the clinic; it goes on with wardround site resume"),
     # what it tried
     "trainer_unknown": _INSTALL,
     "trainer_broken": Advice("IT", "the trainer is installed and cannot be loaded: wardround trainer describe NAME"),
@@ -52,6 +53,23 @@ _BY_CODE: dict[str, Advice] = {
     "model_unsupported": _TRAINER,
     "state_unsupported": _TRAINER,
     "optimizer_state_unsupported": _TRAINER,
+    "agent_error": Advice("IT", "the clinic's agent met a fault of its own: its log says which; please report it"),
+    "crashed": Advice("IT", "the training crashed before it left a result: the log of its run says why"),
+    "killed": Advice("IT", "the training was killed: is there enough memory where the clinic trains?"),
+    "scheduler_lost": Advice("IT", "the scheduler lost the training's process: see its log, then check again"),
+    "cancelled": Advice("IT", "somebody at the clinic stopped the run: ask them, then check again"),
+    "no_folder": Advice("IT", "mount the spool where the clinic trains, and set WARDROUND_SPOOL there"),
+    "not_configured": Advice("IT", "set WARDROUND_PYTHON and WARDROUND_SPOOL where the clinic trains"),
+    "bad_conf": Advice("IT", "the DAG got another configuration than the agent's: use Wardround's own DAG"),
+    "dag_missing": Advice("IT", "put the DAG's file where Airflow looks for DAGs, or correct scheduler.dags"),
+    "dag_import_error": Advice("IT", "mend the file of the DAG: Airflow's front page says what is wrong in it"),
+    "dag_paused": Advice("IT", "unpause the DAG: airflow dags unpause wardround_task"),
+    "airflow_login": Advice("IT", "Airflow does not let the agent in: correct username and password of [scheduler]"),
+    "airflow_forbidden": Advice("IT", "give the agent's login at Airflow the rights in deploy/airflow/README.md"),
+    "airflow_redirect": Advice("IT", "scheduler.url in site.toml must be Airflow's own address"),
+    "airflow_refused": Advice("IT", "Airflow refused a call of the agent: wardround site doctor, then Airflow's log"),
+    "airflow_queued": Advice("IT", "no worker took the run in time: see Airflow's scheduler, pool and queue"),
+    "run_id_taken": Advice("IT", "somebody else made this run in Airflow: who may make runs of the DAG?"),
     "nonfinite_update": Advice("researcher", "one step gave no finite number: see learning rate and data"),
 }
 
@@ -67,4 +85,6 @@ def advice_on(site: SiteChecked) -> Advice | None:
     """None where nothing is wrong."""
     if site.result == "ready":
         return None
+    if site.result == "silent" and site.code:
+        return _BY_CODE.get(site.code)
     return _BY_RESULT.get(site.result) or _BY_CODE.get(site.code) or _LOG

@@ -7,12 +7,12 @@ it would be asked to do, in mode `check`, whose one step tries two cases and say
 import asyncio
 import secrets
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
-from wardround.client.checked import Checked
+from wardround.client.checked import Checked, why_silent
 from wardround.client.errors import HubError, NoAnswerError
 from wardround.runtime.bus.port import BusError
 from wardround.runtime.store.port import StoreError
@@ -92,7 +92,11 @@ class Check:
                 f"the hub did not bring the check to its end: its coordinator may be away; "
                 f"how it stands: wardround status {asked.id}"
             ) from None
-        return await self._hub.checked(asked, self._of, self._doing)
+        checked = await self._hub.checked(asked, self._of, self._doing)
+        if checked.of("silent"):
+            with suppress(HubError):  # whoever shows the clinics may be away, or not known here
+                return why_silent(checked, await self._hub.sites())
+        return checked
 
     def _note(self, view: "ExperimentView") -> None:
         """Remember what each site was doing before the step closed: it may stand for why it did not answer."""

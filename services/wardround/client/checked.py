@@ -1,16 +1,18 @@
 """What the clinics answered to a check: read out of the store, judged clinic by clinic."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from wardround.client.journals import read_history
+from wardround.client.sites import SiteShown
 from wardround.metrics.reading import Reader
 from wardround.runtime.journal import READ_AT_ONCE
 from wardround.runtime.store.port import NotFoundError, ObjectStore
 from wardround.runtime.store.transfer import read_model
 from wardround.runtime.together import together
+from wardround.site_agent import standstill
 from wardround_messages.codec import MalformedError
 from wardround_messages.manifest import Manifest, share_of
 from wardround_messages.names import (
@@ -33,9 +35,10 @@ class SiteChecked:
     """One clinic's answer.
 
     `declined` is its word on the whole experiment, `refused` on the two cases that were tried. `silent` has said
-    nothing, `late` agreed after the others were asked to try, `unanswered` was asked to and has not come back.
-    `reason` is what the clinic lets out in words, `rule` the rule of its policy that decided. `listed` is the trainer
-    that its agent named, `ran` the one that the task ran.
+    nothing, with the code `site_stopped` where its people are known to have stopped it; `late` agreed after the others
+    were asked to try, `unanswered` was asked to and has not come back. `reason` is what the clinic lets out in words,
+    `rule` the rule of its policy that decided. `listed` is the trainer that its agent named, `ran` the one that the
+    task ran.
     """
 
     site: str
@@ -133,6 +136,19 @@ def site_checked(
         consent.rule,
         listed,
         answer.trainer,
+    )
+
+
+def why_silent(checked: Checked, shown: Iterable[SiteShown]) -> Checked:
+    """With what the clinics say of themselves: one that its people stopped answers no offer, and is there all the
+    same."""
+    stopped = {site.site for site in shown if standstill.WORDS in site.detail}
+    return replace(
+        checked,
+        sites=tuple(
+            replace(site, code=standstill.CODE) if site.result == "silent" and site.site in stopped else site
+            for site in checked.sites
+        ),
     )
 
 

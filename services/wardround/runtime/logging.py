@@ -24,6 +24,11 @@ def conceal(value: str) -> None:
         _concealed.add(value)
 
 
+def forget(value: str) -> None:
+    """This secret is worth nothing any more: it was replaced, and no log need be searched for it."""
+    _concealed.discard(value)
+
+
 def configure_logging(*, style: Literal["json", "console"] = "console", level: str = "info") -> None:
     """Log to standard error from here on.
 
@@ -63,7 +68,7 @@ def _safe(value: Any, *, lines: bool) -> Any:
             text = value
         case _:
             text = repr(value)
-    for secret in _concealed:
+    for secret in tuple(_concealed):  # another thread may add one meanwhile
         text = text.replace(secret, MASK)
     if lines:
         return "\n".join(printable(line[:LONGEST]) for line in text[-LONGEST_TRACEBACK:].split("\n"))

@@ -33,6 +33,7 @@ from wardround_messages.objects import Consent
 log = structlog.get_logger()
 
 BODY_AT_MOST = 8 * 1024
+LENGTH_AT_MOST = 20  # digits, of a length that is said
 BACKLOG = 16
 DECIDES_WITHIN = 20.0  # seconds, where trainers must be listed first
 HEEDS_EVERY = 1.0  # seconds until a `stopped.json` that was written without the agent is noticed
@@ -215,4 +216,6 @@ class _Bounded:
 def _is_bounded(scope: Scope) -> bool:
     headers: dict[bytes, bytes] = dict(scope["headers"])
     length = headers.get(b"content-length", b"0")
-    return b"transfer-encoding" not in headers and length.isdigit() and int(length[:10]) <= BODY_AT_MOST
+    if b"transfer-encoding" in headers or len(length) > LENGTH_AT_MOST or not length.isdigit():
+        return False
+    return int(length) <= BODY_AT_MOST

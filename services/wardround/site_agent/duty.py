@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from typing import TypeVar
@@ -13,7 +13,8 @@ from wardround.runtime.bus.messaging import Messenger, Received
 from wardround.runtime.bus.port import DeadLetterError
 from wardround.site_agent.enrolment import Enrolment
 from wardround.site_agent.forgetting import forget
-from wardround.site_agent.hand import STOPPED, SUPERSEDED, WITHDRAWN, Hand
+from wardround.site_agent.hand import STOPPED, WITHDRAWN
+from wardround.site_agent.hands import Hands
 from wardround.site_agent.inbox import IdReusedError
 from wardround.site_agent.patience import NO_TRAINERS
 from wardround.site_agent.site import Site
@@ -46,11 +47,12 @@ class Duty:
         self._messenger = messenger
         self._group = group
         self._ready = ready
-        self._work = Work(site, self.enrolment)
-        self._hands: dict[TaskId, Hand] = {}
+        work = Work(site, self.enrolment)
+        self._hands = Hands(site, lambda hand: self._spawn(work.carry_out, hand))
         self._offers: set[str] = set()
         self._reconnected = asyncio.Event()
         self._stands_still = site.standstill.word is not None
+        self._ended_unasked: dict[asyncio.Task[None], TaskId] = {}  # by `heed`, and told when a person asks for it
         self._over = False
 
     async def run(self) -> None:
@@ -94,7 +96,7 @@ class Duty:
     @property
     def tasks(self) -> tuple[tuple[TaskId, Phase], ...]:
         """The tasks in hand, and how far each is."""
-        return tuple((task, hand.phase) for task, hand in self._hands.items())
+        return tuple((hand.start.task_id, hand.phase) for hand in self._hands.all)
 
     # --- a person's word ---------------------------------------------------------------------------------------------
 
@@ -115,26 +117,31 @@ class Duty:
 
         Returns the consents that follow, which leave the clinic soon; see `Enrolment.withdraw`.
         """
-        await self._end([hand for task, hand in self._hands.items() if task.experiment == experiment], WITHDRAWN)
+        await self._hands.end_those_of(experiment, WITHDRAWN)
         given = await self.enrolment.withdraw(experiment, by=by, reason=reason)
+        await self._hands.end_those_of(experiment, WITHDRAWN)  # and those that came before the withdrawal counted
         self._spawn(self.enrolment.store, experiment)
         return given
 
     async def stop(self, *, by: str, reason: str) -> Mapping[TaskId, bool]:
         """Stop the clinic: tasks in hand end and count as refused, offers wait, nothing but such answers leaves.
 
-        Returns, within seconds, the tasks that were in hand, and of each whether it is over.
+        Returns, within seconds, the tasks that were in hand, and of each whether it is over. Those count, too, that
+        ended since the clinic stopped: whoever stops it may write `stopped.json` first.
 
         Raises:
             OSError: it cannot be made to outlast a restart; what is in hand is stopped all the same.
         """
-        workers = {hand.worker: task for task, hand in self._hands.items() if hand.worker is not None}
+        workers = self._hands.workers
         try:
             self._site.standstill.begin(at=self._site.clock(), by=by, reason=reason)
-        except OSError:
-            self._spawn(self._end_all, STOPPED)
-            raise
+        finally:
+            # Not left to `heed`: the clinic may have stood still before, been resumed unnoticed, or not be able to
+            # note it down.
+            self._spawn(self._hands.end_all, STOPPED)
         self.heed()
+        workers |= self._ended_unasked
+        self._ended_unasked = {}
         self._note("stop", by, reason)
         if workers:
             await asyncio.wait(workers, timeout=STOPS_WITHIN)
@@ -150,8 +157,10 @@ class Duty:
         """Do what follows where the clinic was stopped, or resumed, since this was called last."""
         stood, self._stands_still = self._stands_still, self.stopped is not None
         if self._stands_still and not stood:
-            self._spawn(self._end_all, STOPPED)
+            self._ended_unasked = self._hands.workers
+            self._spawn(self._hands.end_all, STOPPED)
         elif stood and not self._stands_still:
+            self._ended_unasked = {}
             for experiment in self._site.inbox.experiments_to_store():
                 self._spawn(self.enrolment.store, experiment)
             for offer in self._site.inbox.open_offers():
@@ -159,17 +168,6 @@ class Duty:
         if stood != self._stands_still:
             log.warning("stopped" if self._stands_still else "resumed", site=self._site.name)
             self._reconnected.set()  # the hub is told at once
-
-    async def _end_all(self, why: str) -> None:
-        await self._end(list(self._hands.values()), why)
-
-    async def _end(self, hands: Iterable[Hand], why: str) -> None:
-        """End tasks in hand, and remember that over a restart."""
-        hands = list(hands)
-        for hand in hands:
-            hand.cancel(why)
-        for hand in hands:
-            await self._site.write(self._site.inbox.cancel, hand.start.task_id, why)
 
     def _note(self, action: str, by: str, reason: str) -> None:
         """In the log, as soon as it takes it: nothing waits for that."""
@@ -205,7 +203,7 @@ class Duty:
             case OfferExperiment() if command.id not in self._offers:
                 self._answer(command)
             case StartTask() if command.task_id not in self._hands:
-                self._take_up(command)
+                self._hands.take_up(command)
             case CancelTask():
                 if hand := self._hands.get(command.task_id):
                     hand.cancel(command.reason)
@@ -213,20 +211,6 @@ class Duty:
     def _answer(self, offer: OfferExperiment) -> None:
         self._offers.add(offer.id)
         self._spawn(self.enrolment.answer, offer).add_done_callback(lambda _: self._offers.remove(offer.id))
-
-    def _take_up(self, start: StartTask) -> None:
-        """Begin a task. A higher attempt ends the lower ones, whichever of them came first."""
-        task, inbox = start.task_id, self._site.inbox
-        hand = Hand(start, cancelled=inbox.cancelled(task))
-        if hand.cancelled is None and inbox.newest_attempt(task) > task.attempt:
-            hand.cancelled = SUPERSEDED
-        lower = [other for known, other in self._hands.items() if _is_earlier(known, task)]
-        for other in lower:
-            other.cancel(SUPERSEDED)
-        hand.after = frozenset(other.worker for other in lower if other.worker is not None)
-        self._hands[task] = hand
-        hand.worker = self._spawn(self._work.carry_out, hand)
-        hand.worker.add_done_callback(lambda _: self._hands.pop(task))
 
     def _take_up_what_was_left(self) -> None:
         inbox, spool = self._site.inbox, self._site.settings.paths.spool
@@ -240,7 +224,7 @@ class Duty:
         for offer in inbox.open_offers():
             self._answer(offer)
         for start in inbox.tasks_in_hand():
-            self._take_up(start)
+            self._hands.take_up(start)
 
     def _spawn(self, work: Callable[[T], Awaitable[None]], what: T) -> asyncio.Task[None]:
         return self._group.create_task(_never_raising(work, what))
@@ -258,7 +242,7 @@ class Duty:
 
     async def _seen(self) -> SiteSeen:
         site, slots = self._site, self._site.settings.scheduler.slots
-        busy = sum(hand.phase in ("queued", "training") for hand in self._hands.values())
+        busy = sum(hand.phase in ("queued", "training") for hand in self._hands.all)
         trouble = self.trouble
         try:
             trainers = await site.catalogue()
@@ -275,7 +259,7 @@ class Duty:
             datasets=tuple(sorted(site.settings.datasets)[:100]),
             slots=slots,
             free=max(0, slots - busy),
-            tasks=tuple(hand.seen() for hand in list(self._hands.values())[:200]),
+            tasks=tuple(hand.seen() for hand in self._hands.all[:200]),
             status="ok" if trouble is None else "degraded",
             detail=trouble or "",
         )
@@ -284,12 +268,6 @@ class Duty:
 def _check_model(start: StartTask) -> None:
     if start.model is not None and not isinstance(parse_key(start.model.key), GlobalKey):
         raise DeadLetterError("no_global_model", "a task builds on a global model and on nothing else")
-
-
-def _is_earlier(known: TaskId, task: TaskId) -> bool:
-    return (known.experiment, known.round, known.task) == (task.experiment, task.round, task.task) and (
-        known.attempt < task.attempt
-    )
 
 
 async def _never_raising(work: Callable[[T], Awaitable[None]], what: T) -> None:

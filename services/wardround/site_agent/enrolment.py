@@ -15,6 +15,9 @@ from wardround_messages.parts import Trainer
 
 Verdict = Literal["granted", "declined", "pending"]
 
+SAID_BY_PEOPLE = frozenset({APPROVED, REFUSED_BY_PERSON, WITHDRAWN})
+NO_STANDS = "a person at the clinic has said no, which stands until a person there approves"
+
 
 class Enrolment:
     """Writes the site's consents, each first into the inbox and then into the store.
@@ -59,7 +62,7 @@ class Enrolment:
                 permission = await judge_offer(self._site, offer)
                 if self._wants_approval(offer, permission):
                     rule, trainer = permission.decision.rule, permission.trainer
-                    granted.append((self._consent(offer, "granted", APPROVED, rule, "", trainer), offer.id))
+                    granted.append(self._consent(offer, "granted", APPROVED, rule, "", trainer))
             return await self._say("approve", experiment, by, reason, granted)
 
     async def refuse(self, experiment: str, *, by: str, reason: str) -> tuple[Consent, ...]:
@@ -74,8 +77,7 @@ class Enrolment:
                 before = self._site.inbox.consent(experiment, offer.manifest_sha256)
                 if self._site.inbox.is_open(offer) or (before is not None and before.verdict == "pending"):
                     rule, trainer = (None, None) if before is None else (before.rule, before.trainer)
-                    no = self._consent(offer, "declined", REFUSED_BY_PERSON, rule, reason, trainer)
-                    declined.append((no, offer.id))
+                    declined.append(self._consent(offer, "declined", REFUSED_BY_PERSON, rule, reason, trainer))
             if not declined:
                 raise RefusedError("nothing_pending", "nothing of this experiment waits for a person's word")
             return await self._say("refuse", experiment, by, reason, declined)
@@ -89,20 +91,20 @@ class Enrolment:
         async with self._turn(experiment):
             if not self._site.inbox.consents_of(experiment):
                 await self._store.recover_all(experiment)
-            withdrawn = [(self._taken_back(grant, reason), None) for grant in self._site.inbox.grants(experiment)]
+            withdrawn = [self._taken_back(grant, reason) for grant in self._site.inbox.grants(experiment)]
             if not withdrawn:
                 raise RefusedError("nothing_granted", "this clinic has granted nothing of this experiment")
             return await self._say("withdraw", experiment, by, reason, withdrawn)
 
     async def _say(
-        self, action: str, experiment: str, by: str, reason: str, consents: Sequence[tuple[Consent, str | None]]
+        self, action: str, experiment: str, by: str, reason: str, consents: Sequence[Consent]
     ) -> tuple[Consent, ...]:
-        """Keep the consents that a person gave, each with the offer that it answers, and log whose word it is."""
+        """Keep the consents that a person gave, and log whose word it is."""
         if consents:
             await self._site.log("person", action=action, by=by, experiment=experiment, reason=reason)
-        for consent, offer in consents:
-            await self._site.write(self._site.inbox.keep_consent, consent, answers=offer)
-        return tuple(consent for consent, _ in consents)
+        for consent in consents:
+            await self._site.write(self._site.inbox.keep_consent, consent)
+        return tuple(consents)
 
     def _newest_offers(self, experiment: str) -> tuple[OfferExperiment, ...]:
         """The newest offer of each manifest."""
@@ -119,10 +121,13 @@ class Enrolment:
 
     async def granted(self, start: StartTask) -> Consent:
         """The consent under which a task is done; raises `RefusedError`: there is none that covers it."""
-        consent = self._site.inbox.grant(start.experiment, start.manifest_sha256)
-        if consent is None:
+        if self._site.inbox.grant(start.experiment, start.manifest_sha256) is None:
             await self._store.recover(start.experiment, start.manifest_sha256)
-            consent = self._site.inbox.grant(start.experiment, start.manifest_sha256)
+        return self.covering(start)
+
+    def covering(self, start: StartTask) -> Consent:
+        """As `granted`, by what is known here at this moment."""
+        consent = self._site.inbox.grant(start.experiment, start.manifest_sha256)
         if consent is None:
             raise RefusedError("no_consent", "this clinic has not consented to this manifest")
         if start.round > consent.rounds:
@@ -152,16 +157,31 @@ class Enrolment:
         else:
             consent = self._decided(offer, permission)
         await self._site.log("offer", **about_consent(consent, offer))
-        await self._site.write(self._site.inbox.keep_consent, consent, answers=offer.id)
+        await self._site.write(self._site.inbox.keep_consent, consent)
 
     def _decided(self, offer: OfferExperiment, permission: Permission) -> Consent:
         decision = permission.decision
         given = self._site.inbox.grant(offer.experiment, offer.manifest_sha256)
+        no = self._no_of_a_person(offer)
+        if no is not None and (given is None or given.rounds < offer.rounds):
+            # Not pending, as a person has decided: the hub need not wait, and who approves later joins later.
+            return self._consent(offer, "declined", no.code, decision.rule, NO_STANDS, permission.trainer)
         if decision.verdict == "ask" and given is not None and given.code == APPROVED and offer.rounds <= given.rounds:
             # A person said so of this manifest and of so many rounds.
             return self._consent(offer, "granted", APPROVED, decision.rule, "", permission.trainer)
         verdict: Verdict = "granted" if decision.verdict == "allow" else "pending"
         return self._consent(offer, verdict, decision.code, decision.rule, decision.reason, permission.trainer)
+
+    def _no_of_a_person(self, offer: OfferExperiment) -> Consent | None:
+        """The consent by which a person withdrew or refused, unless one approved since.
+
+        What was said of the offer's own manifest counts, and else what was said of the experiment last.
+        """
+        consents = sorted(self._site.inbox.consents_of(offer.experiment), key=lambda each: (each.at, each.number))
+        said = [each for each in consents if each.code in SAID_BY_PEOPLE]
+        own = [each for each in said if each.manifest_sha256 == offer.manifest_sha256]
+        last = next(reversed(own or said), None)
+        return None if last is None or last.code == APPROVED else last
 
     def _consent(
         self,

@@ -68,6 +68,7 @@ class Inbox(ConsentsKept):
                         "INSERT OR IGNORE INTO offers (id, experiment, body) VALUES (?, ?, ?)",
                         (command.id, command.experiment, body),
                     )
+                    self._supersede_offers(command.experiment, command.manifest_sha256)
                     self._keep_manifest(command.manifest)
                 case StartTask():
                     database.execute(

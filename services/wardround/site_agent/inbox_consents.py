@@ -31,9 +31,9 @@ class ConsentsKept:
             raise
 
     def open_offers(self) -> tuple[OfferExperiment, ...]:
-        """Offers taken and not answered yet, in the order in which they were made."""
+        """Offers taken and not answered yet, of each manifest the newest, in the order in which they were made."""
         rows = self._database.execute("SELECT body FROM offers WHERE answered = 0").fetchall()
-        return _in_order(rows)
+        return tuple({(offer.experiment, offer.manifest_sha256): offer for offer in _in_order(rows)}.values())
 
     def offers_of(self, experiment: str) -> tuple[OfferExperiment, ...]:
         """All offers of the experiment, in the order in which they were made."""
@@ -129,15 +129,29 @@ class ConsentsKept:
         ).fetchall()
         return tuple(Consent.model_validate_json(body) for (body,) in rows)
 
-    def keep_consent(self, consent: Consent, *, answers: str | None = None) -> None:
-        """Record a consent; `answers` is the id of the offer that it answers."""
+    def keep_consent(self, consent: Consent) -> None:
+        """Record a consent; it answers the offer that it names, and what was offered of the manifest before that."""
         with self._transaction() as database:
             database.execute(
                 "INSERT OR REPLACE INTO consents VALUES (?, ?, ?, ?, 0)",
                 (consent.experiment, consent.manifest_sha256, consent.number, canonical_json(consent)),
             )
-            if answers is not None:
-                database.execute("UPDATE offers SET answered = 1 WHERE id = ?", (answers,))
+            self._are_answered(consent.experiment, consent.manifest_sha256, up_to=consent.offer)
+
+    def _are_answered(self, experiment: str, manifest_sha256: str, *, up_to: int) -> None:
+        self._database.executemany(
+            "UPDATE offers SET answered = 1 WHERE id = ?",
+            [
+                (offer.id,)
+                for offer in self.offers_of(experiment)
+                if offer.manifest_sha256 == manifest_sha256 and offer.offer <= up_to
+            ],
+        )
+
+    def _supersede_offers(self, experiment: str, manifest_sha256: str) -> None:
+        """Whichever of them came first, only the newest offer of a manifest waits for an answer."""
+        made = [offer.offer for offer in self.offers_of(experiment) if offer.manifest_sha256 == manifest_sha256]
+        self._are_answered(experiment, manifest_sha256, up_to=max(made) - 1)
 
     def keep_recovered(self, consents: Iterable[Consent]) -> None:
         """Record consents found in the store; what was recorded here under their numbers stays."""

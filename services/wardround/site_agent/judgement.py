@@ -19,6 +19,8 @@ from wardround_messages.task_folder import JobData
 APPROVED = "approved"
 REFUSED_BY_PERSON = "refused_by_person"
 
+CODES_ONLY = Leave()
+
 
 class RefusedError(Exception):
     """The clinic does not do this. `code` and `reason` may leave it; `rule` is the policy rule that decided."""
@@ -32,10 +34,9 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """What the policy decided, `allow` or `ask`, what may leave, and with which installed trainer."""
+    """What the policy decided, `allow` or `ask`, and with which installed trainer."""
 
     decision: Decision
-    leave: Leave
     trainer: Trainer
 
 
@@ -59,16 +60,24 @@ async def judge_offer(site: Site, offer: OfferExperiment) -> Permission:
     if problem is not None:
         raise RefusedError("parameters", plain(problem))
     asking = next((decision for decision in decisions if decision.verdict == "ask"), decisions[0])
-    return Permission(asking, policy.leave_of(asking.rule), _identity(trainer))
+    return Permission(asking, _identity(trainer))
 
 
 async def judge_task(site: Site, start: StartTask, manifest: Manifest, consent: Consent) -> Permission:
     """Raises `RefusedError`; a policy that asks for a person's word is content with a consent that a person gave."""
     description = await _installed(site, manifest.training.trainer)
     code_sha256 = None if description is None else description.code_sha256
-    policy = site.policy()
+    decision = _agreed(site.policy().judge(_request(start, manifest, consent, code_sha256)), consent)
+    return Permission(decision, _identity(_named(description, manifest)))
+
+
+def judge_words(policy: Policy, start: StartTask, manifest: Manifest, consent: Consent, *, code_sha256: str) -> Leave:
+    """What may be told of a task that is under way, or that failed; raises `RefusedError` as `judge_task` does.
+
+    Of a check nothing leaves but codes, whatever the policy says.
+    """
     decision = _agreed(policy.judge(_request(start, manifest, consent, code_sha256)), consent)
-    return Permission(decision, policy.leave_of(decision.rule), _identity(_named(description, manifest)))
+    return CODES_ONLY if start.task is Task.CHECK else policy.leave_of(decision.rule)
 
 
 def judge_leaving(

@@ -16,7 +16,7 @@ from wardround.site_agent.patience import Patience
 from wardround.site_agent.policy import Fault, Policy, load_policy
 from wardround.site_agent.scheduler.port import Scheduler
 from wardround.site_agent.settings import SiteSettings
-from wardround.site_agent.standstill import WORDS, Standstill
+from wardround.site_agent.standstill import CODE, WORDS, Standstill
 from wardround.site_agent.trainers import Catalogue
 from wardround_messages.events import FromSite
 from wardround_messages.names import TaskId
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NOTHING_ALLOWED = Policy(fault=Fault("site_stopped", WORDS))
+NOTHING_ALLOWED = Policy(fault=Fault(CODE, WORDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

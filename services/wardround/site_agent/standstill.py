@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
@@ -12,7 +12,7 @@ from wardround_messages.base import Model, Text, Timestamp, canonical_json
 
 FILE = "stopped.json"
 AT_MOST = 16 * 1024
-CODE = "site_stopped"  # why nothing is allowed meanwhile; code and words may leave the clinic, a reason does not
+CODE: Final = "site_stopped"  # why nothing is allowed meanwhile; code and words may leave the clinic, a reason does not
 WORDS = "a person at the clinic has stopped all work there"
 UNREADABLE = "the file cannot be read"
 
@@ -57,6 +57,7 @@ class Standstill:
         try:
             # That the file is there is what stops the clinic: with a full disk it is there without the words.
             with suppress(OSError):
+                os.fchmod(descriptor, 0o644)  # the agent reads it, also where root with a umask of its own stops it
                 os.write(descriptor, canonical_json(Stopped(at=at, by=by, reason=reason)))
                 os.fsync(descriptor)
         finally:

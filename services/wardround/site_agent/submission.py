@@ -1,6 +1,7 @@
 """The end of a task: the update, then the answer that names it, then the folder is cleared."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -21,10 +22,15 @@ log = structlog.get_logger()
 
 
 class Submission:
-    """Stores what ends a task. Each object is in the site's log before it leaves."""
+    """Stores what ends a task. Each object is in the site's log before it leaves.
 
-    def __init__(self, site: Site) -> None:
+    Args:
+        check: whether what came of a task may still leave, asked each time just before it does; raises if not.
+    """
+
+    def __init__(self, site: Site, check: Callable[[StartTask], None]) -> None:
         self._site = site
+        self._check = check
 
     async def is_answered(self, start: StartTask) -> bool:
         """Whether the answer to this attempt is in the store."""
@@ -39,7 +45,10 @@ class Submission:
         return await self._site.patience(look)
 
     async def submit(self, hand: Hand, answer: Answer, update: bytes | Path | None = None) -> None:
-        """Store the update, if there is one, then the answer. An answer that stood there before counts."""
+        """Store the update, if there is one, then the answer. An answer that stood there before counts.
+
+        Raises what `check` raises; there is no answer then yet.
+        """
         hand.phase = "submitting"
         cases_sha256 = _digest_of(self._site.folder(hand.start.task_id) / CASES)
         if cases_sha256 is not None:
@@ -70,7 +79,12 @@ class Submission:
         assert update is not None  # noqa: S101 - the caller looked
         about = hand.noted | about_trainer(answer.trainer)
         await site.log("update", **about, key=update.key, size=update.size, sha256=update.sha256)
-        await site.patience(lambda: site.store.put(bucket, update.key, content))
+
+        async def put() -> None:
+            self._check(hand.start)
+            await site.store.put(bucket, update.key, content)
+
+        await site.patience(put)
 
     async def _create_answer(self, hand: Hand, answer: Answer) -> bool:
         site, key, bucket = self._site, _answer_key(hand.start), bucket_of(hand.start.experiment)
@@ -78,7 +92,13 @@ class Submission:
         data = canonical_json(answer.model_copy(update={"log": site.audit.head}))
         about = hand.noted | about_answer(answer)
         await site.log("answer", **about, key=key, size=len(data), sha256=digest(data))
-        return await site.patience(lambda: create_or_compare(site.store, bucket, key, data))
+
+        async def create() -> bool:
+            if answer.outcome == "done":
+                self._check(hand.start)
+            return await create_or_compare(site.store, bucket, key, data)
+
+        return await site.patience(create)
 
 
 def _answer_key(start: StartTask) -> str:

@@ -1,6 +1,7 @@
 """Having a task's training done by the clinic's scheduler, and following it."""
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -25,7 +26,11 @@ REPORTED_AT_LEAST = 60.0
 REPORTED_PER = 120
 
 
-async def train(site: Site, hand: Hand, leave: Leave, *, anew: bool) -> TaskResult:
+# What may be told of the task at the moment in which it is asked; None: nothing.
+MayBeTold = Callable[[], Leave | None]
+
+
+async def train(site: Site, hand: Hand, may_be_told: MayBeTold, *, anew: bool) -> TaskResult:
     """The result of the training, which a crash lets begin again as often as the settings say.
 
     A result that is there already stands for a training that ended while the agent was down.
@@ -42,39 +47,41 @@ async def train(site: Site, hand: Hand, leave: Leave, *, anew: bool) -> TaskResu
             # Counted before it is asked for: whatever happens in between, no training too many.
             await site.write(site.inbox.count_training, task)
             trainings += 1
-        end = await _run(site, hand, leave, again=again)
+        end = await _run(site, hand, may_be_told, again=again)
         result = read_result(folder)
         if result is None:
-            _check_may_go_on(end, leave, may_try_again=trainings <= site.settings.scheduler.retries)
+            _check_may_go_on(end, may_be_told, may_try_again=trainings <= site.settings.scheduler.retries)
             log.warning("training_again", task=str(task), code=end.code, hint=end.hint)
             again = True
     return result
 
 
-def _check_may_go_on(end: RunEnd, leave: Leave, *, may_try_again: bool) -> None:
+def _check_may_go_on(end: RunEnd, may_be_told: MayBeTold, *, may_try_again: bool) -> None:
     if end.succeeded:
         raise TaskEndsError("failed", "training", "no_result", "the run succeeded and left no result.json")
     if end.code == "cancelled":
         raise TaskEndsError("cancelled", "training", "cancelled", "the run was stopped at the clinic")
     if not may_try_again:
-        hint = plain(end.hint) if leave.errors == "text" else ""
-        raise TaskEndsError("failed", "training", end.code or "crashed", hint)
+        raise TaskEndsError("failed", "training", end.code or "crashed", _words(end.hint, may_be_told()))
 
 
-async def _run(site: Site, hand: Hand, leave: Leave, *, again: bool) -> RunEnd:
+def _words(hint: str, leave: Leave | None) -> str:
+    return plain(hint) if leave is not None and leave.errors == "text" else ""
+
+
+async def _run(site: Site, hand: Hand, may_be_told: MayBeTold, *, again: bool) -> RunEnd:
     task = str(hand.start.task_id)
     hand.phase = "queued"
     try:
         await site.patience(lambda: site.scheduler.trigger(task, again=again))
-        return await _end_of_run(site, hand, leave)
+        return await _end_of_run(site, hand, may_be_told)
     except SchedulerError as error:
-        hint = plain(error.hint) if leave.errors == "text" else ""
-        raise TaskEndsError("failed", "training", error.code, hint) from error
+        raise TaskEndsError("failed", "training", error.code, _words(error.hint, may_be_told())) from error
     except UnknownRunError:
         return RunEnd(False, "run_lost", "the scheduler knows of no such run")
 
 
-async def _end_of_run(site: Site, hand: Hand, leave: Leave) -> RunEnd:
+async def _end_of_run(site: Site, hand: Hand, may_be_told: MayBeTold) -> RunEnd:
     """Wait for the end, saying when the run is at work, again and again what is new in `metrics.jsonl`, and what is new
     at the end."""
     task = hand.start.task_id
@@ -93,7 +100,9 @@ async def _end_of_run(site: Site, hand: Hand, leave: Leave) -> RunEnd:
     try:
         while not run.done():
             await asyncio.wait({run}, timeout=_pause(clock() - since))
-            if follower.read_on() and hand.start.task is not Task.CHECK:  # of which nothing leaves but codes
+            if not follower.read_on() or hand.start.task is Task.CHECK:  # of which nothing leaves but codes
+                continue
+            if (leave := may_be_told()) is not None:
                 report = _report(hand, follower, leave)
                 await site.log("metrics", **hand.noted, **about_report(report))
                 site.say(report)
@@ -102,6 +111,7 @@ async def _end_of_run(site: Site, hand: Hand, leave: Leave) -> RunEnd:
         return run.result()
     finally:
         run.cancel()
+        await asyncio.gather(run, return_exceptions=True)  # whoever cancels the run itself finds nobody waiting for it
 
 
 def _pause(elapsed: float) -> float:

@@ -15,12 +15,14 @@ from wardround.site_agent.enrolment import Enrolment
 from wardround.site_agent.folder import fill, is_filled, job_of, model_of
 from wardround.site_agent.hand import BY_THE_SITE, Hand, TaskEndsError, names_of
 from wardround.site_agent.judgement import (
+    CODES_ONLY,
     Permission,
     RefusedError,
     data_of,
     dataset_of,
     judge_leaving,
     judge_task,
+    judge_words,
 )
 from wardround.site_agent.outbound import CheckedFile, HeldBackError, check_update, failure_of, figures
 from wardround.site_agent.policy import Leave
@@ -33,7 +35,7 @@ from wardround_messages.commands import StartTask
 from wardround_messages.events import TaskAccepted
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import Task, UpdateKey
-from wardround_messages.objects import Answer, Consent
+from wardround_messages.objects import Answer
 from wardround_messages.parts import Failure, ObjectRef
 from wardround_messages.task_folder import UPDATE, TaskResult
 
@@ -51,7 +53,7 @@ class Work:
     def __init__(self, site: Site, enrolment: Enrolment) -> None:
         self._site = site
         self._enrolment = enrolment
-        self._submission = Submission(site)
+        self._submission = Submission(site, self._check_may_leave)
         self._slots = asyncio.Semaphore(site.settings.scheduler.slots)
 
     async def carry_out(self, hand: Hand) -> None:
@@ -79,15 +81,17 @@ class Work:
             answer, update = await self._through(hand)
         except RefusedError as refusal:
             await self._stop_leftover(hand)
-            end = TaskEndsError("refused", "policy", refusal.code, refusal.reason, rule=refusal.rule)
-            answer = self._ended(hand, end)
+            answer = self._refused(hand, refusal)
         except TaskEndsError as end:
             answer = self._ended(hand, end)
         except Exception:
             log.exception("task_broke_the_agent", task=str(hand.start.task_id))
             await self._stop_leftover(hand)
             answer = self._ended(hand, TaskEndsError("failed", hand.phase, "agent_error"))
-        await self._submission.submit(hand, answer, None if update is None else update.content)
+        try:
+            await self._submission.submit(hand, answer, None if update is None else update.content)
+        except RefusedError as refusal:
+            await self._submission.submit(hand, self._refused(hand, refusal))
 
     async def _through(self, hand: Hand) -> tuple[Answer, CheckedFile | None]:
         start, site = hand.start, self._site
@@ -104,9 +108,9 @@ class Work:
         anew = await self._fill_folder(hand, manifest)
         hand.phase = "queued"
         async with self._slots:
-            result = await train(site, hand, permission.leave, anew=anew)
+            result = await train(site, hand, lambda: self._may_be_told(start, manifest, permission), anew=anew)
         hand.phase = "checking"
-        return await self._checked(hand, manifest, consent, permission, result)
+        return await self._checked(hand, manifest, permission, result)
 
     async def _fill_folder(self, hand: Hand, manifest: Manifest) -> bool:
         """Whether the folder was filled now: a run that began in it before, if there was one, is of no use."""
@@ -137,18 +141,19 @@ class Work:
         return True
 
     async def _checked(
-        self, hand: Hand, manifest: Manifest, consent: Consent, permission: Permission, result: TaskResult
+        self, hand: Hand, manifest: Manifest, permission: Permission, result: TaskResult
     ) -> tuple[Answer, CheckedFile | None]:
-        """The answer with what may leave of the result, judged by the policy as it stands now."""
+        """The answer with what may leave of the result, judged by consent and policy as they stand now."""
         start = hand.start
         if result.failure is not None:
             outcome = "refused" if result.failure.code in REFUSALS else "failed"
-            failure = failure_of(result.failure, result.text, permission.leave)
+            leave = self._may_be_told(start, manifest, permission) or CODES_ONLY
+            failure = failure_of(result.failure, result.text, leave)
             return self._answer(start, outcome=outcome, trainer=result.trainer, failure=failure), None
         if result.trainer is None or result.trainer.name != manifest.training.trainer:
             raise TaskEndsError("failed", "checking", "bad_result", "the result is of another trainer")
         cases = result.cases if start.task is Task.TRAIN or result.received is None else result.received.cases or 0
-        policy = self._site.policy()
+        policy, consent = self._site.policy(), self._enrolment.covering(start)
         decision = judge_leaving(policy, start, manifest, consent, code_sha256=result.trainer.code_sha256, cases=cases)
         hand.noted.update(rule=decision.rule, cases_used=cases)
         leave = policy.leave_of(decision.rule)
@@ -171,6 +176,20 @@ class Work:
         )
         return answer, update
 
+    def _may_be_told(self, start: StartTask, manifest: Manifest, permission: Permission) -> Leave | None:
+        """What may be told of the task by consent and policy as they stand now; None where they no longer allow it."""
+        try:
+            consent, code_sha256 = self._enrolment.covering(start), permission.trainer.code_sha256
+            return judge_words(self._site.policy(), start, manifest, consent, code_sha256=code_sha256)
+        except RefusedError:
+            return None
+
+    def _check_may_leave(self, start: StartTask) -> None:
+        """Raises `RefusedError`: the clinic was stopped, or the consent taken back, since the result was judged."""
+        if self._site.standstill.word is not None:
+            raise RefusedError(CODE, WORDS)
+        self._enrolment.covering(start)
+
     async def _checked_update(self, start: StartTask, leave: Leave) -> CheckedFile | None:
         if start.task not in (Task.INITIALISE, Task.TRAIN):
             return None
@@ -186,8 +205,11 @@ class Work:
         if await self._submission.is_answered(hand.start):
             await self._submission.close(hand, "answered")
             return
-        failure = Failure(phase=hand.phase, code=reason)
-        answer = self._answer(hand.start, outcome="cancelled", by_hub=reason not in BY_THE_SITE, failure=failure)
+        if reason == CODE and hand.phase == "received":
+            answer = self._refused(hand, RefusedError(CODE, WORDS))
+        else:
+            failure = Failure(phase=hand.phase, code=reason)
+            answer = self._answer(hand.start, outcome="cancelled", by_hub=reason not in BY_THE_SITE, failure=failure)
         await self._submission.submit(hand, answer)
 
     async def _stop_leftover(self, hand: Hand) -> None:
@@ -199,6 +221,9 @@ class Work:
             await site.patience(lambda: site.scheduler.cancel(str(task)))
         except SchedulerError as error:
             log.warning("not_stopped", task=str(task), code=error.code, hint=error.hint)
+
+    def _refused(self, hand: Hand, refusal: RefusedError) -> Answer:
+        return self._ended(hand, TaskEndsError("refused", "policy", refusal.code, refusal.reason, rule=refusal.rule))
 
     def _ended(self, hand: Hand, end: TaskEndsError) -> Answer:
         if end.rule is not None:

@@ -13,19 +13,21 @@ from typing import NoReturn
 
 from wardround.training.errors import CancelledTaskError
 from wardround.training.folder_lock import FolderLock, folder_lock
-from wardround.training.guard import guard
+from wardround.training.guard import UnwatchableInputError, guard
 from wardround.training.registry import describe
 from wardround.training.runner import run_folder
 from wardround_messages.task_folder import RESULT
 
 NO_RESULT = 1
+BAD_USAGE = 2
 CANCELLED = 128 + signal.SIGTERM
 
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 when `result.json` is there, whatever it says; 1 when it could not be written; 143 cancelled."""
+    """The exit code: 0 when `result.json` is there, whatever it says; 1 when it could not be written; 2 when nothing
+    was begun, as it was called in a wrong way; 143 cancelled."""
     asked = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, _cancel)
@@ -41,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _exit_code(lock, check=asked.command == "check")
     except CancelledTaskError:
         return CANCELLED
+    except UnwatchableInputError as error:
+        print(f"--ends-with-stdin: {error}", file=sys.stderr)
+        return BAD_USAGE
     except OSError as error:
         return _no_result(error)
 

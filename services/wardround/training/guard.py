@@ -18,19 +18,28 @@ GRACE = 0.3
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
+class UnwatchableInputError(Exception):
+    """Standard input is nothing whose end can be waited for."""
+
+
 def guard(work: Callable[[], int]) -> NoReturn:
     """Do `work` in a forked child, and exit with its exit code; with 128 and the signal's number where one ended it.
 
     Standard input is a leash: nothing is read from it. Once whoever holds its other end lets go, is killed even, or
     this process hears SIGTERM, the child is asked to end by SIGTERM, and then killed. However the child ends, no
     process that it started is left. Has one thread only, as a fork takes no other thread along.
+
+    Raises:
+        UnwatchableInputError: standard input can be no leash; nothing was begun.
     """
+    watched = selectors.DefaultSelector()
+    leash = _leash(watched)
     adopt_orphans()
-    leash = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
+    watched.register(woken, selectors.EVENT_READ)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for number in (*_ENDING, signal.SIGCHLD):
         signal.signal(number, lambda number, frame: None)
@@ -38,12 +47,26 @@ def guard(work: Callable[[], int]) -> NoReturn:
     parent = os.getpid()
     child = os.fork()
     if child == 0:
+        watched.close()
         _be_the_child(work, parent, (leash, woken, wake))
     with suppress(OSError):  # both sides set the group, so that no signal comes too early
         os.setpgid(child, child)
-    _wait(child, leash, woken)
+    _wait(child, watched, leash, woken)
     status = _end_all(child)
     os._exit(status if status >= 0 else 128 - status)  # at once: there is nothing to tidy up
+
+
+def _leash(watched: selectors.BaseSelector) -> int:
+    """A copy of standard input, watched before anything is begun: of files and /dev/null the kernel tells no end."""
+    try:
+        leash = os.dup(0)
+        watched.register(leash, selectors.EVENT_READ)
+    except OSError as error:
+        raise UnwatchableInputError(
+            f"standard input must be a pipe or a socket whose other end is held for as long as the training may go on "
+            f"({error.strerror}): with containers, run them with --interactive"
+        ) from None
+    return leash
 
 
 def _be_the_child(work: Callable[[], int], parent: int, not_its_own: tuple[int, ...]) -> NoReturn:
@@ -66,26 +89,23 @@ def _be_the_child(work: Callable[[], int], parent: int, not_its_own: tuple[int, 
         os._exit(status)
 
 
-def _wait(child: int, leash: int, woken: int) -> None:
+def _wait(child: int, watched: selectors.BaseSelector, leash: int, woken: int) -> None:
     """Return when the child is over, or has had its time to end."""
     kill_at: float | None = None
-    with selectors.DefaultSelector() as selector:
-        selector.register(leash, selectors.EVENT_READ)
-        selector.register(woken, selectors.EVENT_READ)
-        while not _over(child):
-            if kill_at is not None and kill_at <= time.monotonic():
-                return
-            ends = False
-            for key, _ in selector.select(None if kill_at is None else kill_at - time.monotonic()):
-                received = os.read(key.fd, 4096)
-                if key.fd == woken:
-                    ends |= not _ENDING.isdisjoint(received)
-                elif not received:
-                    selector.unregister(leash)
-                    ends = True
-            if ends and kill_at is None:
-                signal_group(child, signal.SIGTERM)
-                kill_at = time.monotonic() + GRACE
+    while not _over(child):
+        if kill_at is not None and kill_at <= time.monotonic():
+            return
+        ends = False
+        for key, _ in watched.select(None if kill_at is None else kill_at - time.monotonic()):
+            received = os.read(key.fd, 4096)
+            if key.fd == woken:
+                ends |= not _ENDING.isdisjoint(received)
+            elif not received:
+                watched.unregister(leash)
+                ends = True
+        if ends and kill_at is None:
+            signal_group(child, signal.SIGTERM)
+            kill_at = time.monotonic() + GRACE
 
 
 def _over(child: int) -> bool:

@@ -78,6 +78,9 @@ def check(
     asked = check_of(manifest, id=id or check_id(manifest.id), within=_seconds(within))
 
     async def ask(reached: "Hub") -> "Checked":
+        if not as_json:
+            clinics = ", ".join(manifest.cohort.sites[:3]) + (" and others" if len(manifest.cohort.sites) > 3 else "")
+            print(f"{manifest.id}: asking {clinics}, for at most {within} ({asked.id})", flush=True)
         checking = Check(reached, manifest, asked)
         try:
             with _seeing(as_json=as_json) as see:
@@ -86,9 +89,6 @@ def check(
             aborted = await checking.abort()
             raise CommandError(_interrupted(asked.id, aborted), Exit.INTERRUPTED) from None
 
-    if not as_json:
-        clinics = ", ".join(manifest.cohort.sites[:3]) + (" and others" if len(manifest.cohort.sites) > 3 else "")
-        print(f"{manifest.id}: asking {clinics}, for at most {within} ({asked.id})", flush=True)
     checked = on_hub(ask, hub=hub, insecure_lab=insecure_lab, left=_interrupted(asked.id, False))
     _show(checked, file, as_json=as_json)
 
@@ -185,7 +185,7 @@ def _why(site: "SiteChecked") -> str:
         case "ready":
             return "" if site.trainer is None else trainer_text(site.trainer)
         case "silent":
-            return "it said nothing"
+            return "stopped by its people" if site.code else "it said nothing"
         case "unanswered":
             return DOING.get(site.phase, "it has begun")
         case "declined" | "pending":

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wardround import __version__
-from wardround.client.cli import check, dead, doctor, hub, look, stack, start, steer, watch
+from wardround.client.cli import check, dead, doctor, hub, look, simulate, stack, start, steer, watch
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.optional import module_of
 from wardround.runtime.logging import configure_logging, printable
@@ -22,8 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated learning for hospitals: the model travels, patient data never does.",
 )
-if (simulating := module_of(app, "simulate", extra="simulation")) is not None:
-    app.command("simulate")(simulating.simulate)
+app.command("simulate")(simulate.simulate)
 app.command("check")(check.check)
 app.command("start")(start.start)
 app.command("watch")(watch.watch)

@@ -11,9 +11,10 @@ import typer
 
 from wardround.client.cli import site_consent, site_doctor, site_log
 from wardround.client.cli.errors import CommandError, Exit
+from wardround.client.cli.on_site import SITE_FILE, OnSite, site_settings
 from wardround.client.experiment_file import load_experiment
 from wardround.site_agent.policy import Decision, Leave, Policy, Request, load_policy, requests_of
-from wardround.site_agent.settings import SettingsError, SiteSettings, load_site
+from wardround.site_agent.settings import POLICY_FILE, SiteSettings
 from wardround.site_agent.trainers import TrainersError, describe_with
 from wardround_messages.manifest import Manifest
 
@@ -33,17 +34,13 @@ for word in (
 app.add_typer(site_log.app, name="log")
 app.command("doctor")(site_doctor.doctor)
 
-SITE_FILE = "site.toml"
-POLICY_FILE = "policy.toml"
 VERDICTS = {"allow": "allowed", "ask": "pending", "deny": "refused"}
 
 
 @policy_app.command()
 def explain(
     file: Annotated[Path, typer.Argument(help="The experiment file; - reads standard input.")],
-    site: Annotated[
-        Path | None, typer.Option(help="The clinic's folder, or its site.toml. Without it: this folder.")
-    ] = None,
+    site: OnSite = None,
     policy: Annotated[Path | None, typer.Option(help="The policy. Without it: policy.toml beside site.toml.")] = None,
     requested_by: Annotated[
         str | None, typer.Option(metavar="LOGIN", help="Who asks. Without it: the first whom the study's rule names.")
@@ -126,14 +123,9 @@ class _Explained:
 
 def _site(given: Path | None) -> tuple[SiteSettings | None, Path]:
     """The clinic's settings, None where none are here and none were asked for, and its folder."""
-    path = given or Path()
-    file = path / SITE_FILE if path.is_dir() else path
-    if given is None and not file.exists():
-        return None, path
-    try:
-        return load_site(file), file.parent
-    except SettingsError as error:
-        raise CommandError(str(error)) from None
+    if given is None and not Path(SITE_FILE).exists():
+        return None, Path()
+    return site_settings(given)
 
 
 def _explained(policy: Policy, manifest: Manifest, settings: SiteSettings | None, login: str | None) -> _Explained:

@@ -3,13 +3,12 @@
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from wardround.client.cli.doctor import end, examined
 from wardround.client.cli.errors import Exit
 from wardround.client.cli.on_hub import AsJson, InsecureLab
+from wardround.client.cli.on_site import SITE_FILE, OnSite
 from wardround.runtime.encryption import UnencryptedError, refuse_unencrypted
 from wardround.runtime.http_settings import ExposedError, refuse_exposed
 from wardround.runtime.toml_file import SettingsError
@@ -17,13 +16,9 @@ from wardround.runtime.toml_file import SettingsError
 if TYPE_CHECKING:
     from wardround.site_agent.main import AgentSettings
 
-SETTINGS = "site.toml"
-
 
 def doctor(
-    site: Annotated[
-        Path | None, typer.Option(help="The clinic's folder, or its site.toml. Without it: this folder.")
-    ] = None,
+    site: OnSite = None,
     as_json: AsJson = False,
     insecure_lab: InsecureLab = False,
 ) -> None:
@@ -39,8 +34,8 @@ def doctor(
         settings = _settings(site or Path(), insecure_lab=insecure_lab)
     except (SettingsError, UnencryptedError, ExposedError) as error:
         findings = (
-            Finding(SETTINGS, "wrong", str(error), "mend it, then run this again"),
-            Finding("everything else", "skipped", f"needs: {SETTINGS}"),
+            Finding(SITE_FILE, "wrong", str(error), "mend it, then run this again"),
+            Finding("everything else", "skipped", f"needs: {SITE_FILE}"),
         )
         end(findings, as_json=as_json, badly=lambda _: Exit.BAD_INPUT)
         return
@@ -52,7 +47,7 @@ def doctor(
         finally:
             await doctor.close()
 
-    first = Finding(SETTINGS, "ok", f"the settings of '{settings.site.site}'")
+    first = Finding(SITE_FILE, "ok", f"the settings of '{settings.site.site}'")
     end((first, *asyncio.run(look())), as_json=as_json)
 
 

@@ -13,30 +13,28 @@ from typing import Annotated, TextIO
 import typer
 
 from wardround.client.cli.errors import CommandError, Exit
+from wardround.client.cli.on_site import OnSite, site_settings
 from wardround.client.cli.output import show_json
 from wardround.runtime.logging import printable
 from wardround.site_agent.audit.chain import ChainBrokenError, Line, opened
 from wardround.site_agent.audit.check import Anchor, Verified, anchor_of, verify
 from wardround.site_agent.audit.views import COLUMNS, Span, Totals, as_object, in_words, row, what_left
-from wardround.site_agent.settings import SettingsError, load_site
 from wardround_messages.codec import MalformedError, parse
 from wardround_messages.objects import ANSWER_AT_MOST, Answer
 
 app = typer.Typer(no_args_is_help=True, help="The clinic's own log: check it, export it, see what left the clinic.")
 
-SITE_FILE = "site.toml"
 STDOUT = Path("-")
 DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 NOBODY_VOUCHES = "  that it was not written anew as a whole, only --answers or a digest noted before (--head) can show"
 
-Site = Annotated[Path | None, typer.Option(help="The clinic's folder, or its site.toml. Without it: this folder.")]
-Log = Annotated[Path | None, typer.Option(help="The log itself, in place of the one that site.toml names.")]
+Log = Annotated[Path | None, typer.Option(help="The log itself, in place of the one that the settings name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("verify")
 def verify_log(
-    site: Site = None,
+    site: OnSite = None,
     log: Log = None,
     head: Annotated[
         str | None, typer.Option(metavar="SHA256", help="The digest of a line that the log must hold, as noted before.")
@@ -72,7 +70,7 @@ def verify_log(
 
 @app.command()
 def export(
-    site: Site = None,
+    site: OnSite = None,
     log: Log = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="As comma-separated values, the only form there is.")] = True,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; - is standard output.")] = STDOUT,
@@ -93,14 +91,16 @@ def left(
         str | None, typer.Option(metavar="DATE", help="The last day, or a time it must be before.")
     ] = None,
     experiment: Annotated[str | None, typer.Option(help="Only this experiment.")] = None,
-    site: Site = None,
+    site: OnSite = None,
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what left the clinic: when, what, how large, with which digest, for whom, and which rule allowed it.
 
-    Days and times are in UTC. A line is written before what it tells of leaves, so something told here may have been
-    held up on its way; nothing left without a line.
+    Told are objects and figures. A line is written before what it tells of leaves, so something told here may have
+    been held up on its way; no object and no figure left without one. Without a line leaves that the clinic is there,
+    with what it offers, and that a task was accepted, how far it is, and that it was answered. Days and times are in
+    UTC.
     """
     path, _ = _log_of(site, log)
     span = Span(_time(since, "--since"), _time(until, "--until", ends=True) if until else None, experiment)
@@ -140,11 +140,10 @@ def _log_of(site: Path | None, log: Path | None) -> tuple[Path, str | None]:
     """The log, and the name of the site where its settings are at hand."""
     if log is not None and site is None:
         return log, None
-    given = site or Path()
     try:
-        settings = load_site(given / SITE_FILE if given.is_dir() else given)
-    except SettingsError as error:
-        raise CommandError(f"{error} (--log FILE names the log itself)") from None
+        settings, _ = site_settings(site)
+    except CommandError as error:
+        raise CommandError(f"{error} (--log FILE names the log itself)", error.code) from None
     return log or settings.paths.log, settings.site
 
 

@@ -104,13 +104,14 @@ class AgentDoor:
                 return answer.model_validate_json(body)
             refusal = _Refusal.model_validate_json(body)
         except (TimeoutError, ValueError) as error:
-            raise AgentSilentError(f"the agent (process {pid}) does not answer as it should: {error}", pid) from None
+            agent = "the agent" if pid is None else f"the agent (process {pid})"
+            raise AgentSilentError(f"{agent} does not answer as it should: {error}", pid) from None
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             raise AgentSilentError(f"the agent could not decide yet: {refusal.detail}", pid)
         raise RefusedError(refusal.error, refusal.detail)
 
-    def _listener(self) -> int:
-        """The process that listens on the socket."""
+    def _listener(self) -> int | None:
+        """The process that listens on the socket; None where it cannot be told, as in a container beside this one."""
         try:
             with reachable(self.path) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 probe.settimeout(1)
@@ -125,7 +126,7 @@ class AgentDoor:
         except (TimeoutError, BlockingIOError):
             raise AgentSilentError("the agent takes no more connections") from None
         pid: int = _CREDENTIALS.unpack(credentials)[0]
-        return pid
+        return pid if pid > 0 else None  # 0: of a namespace of processes that is not seen from here
 
     def _exchange(self, method: str, path: str, word: Word | None, within: float) -> tuple[int, bytes]:
         """Status and body. Raises `TimeoutError`, and `ValueError` for what no agent answers."""

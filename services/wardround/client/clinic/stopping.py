@@ -49,11 +49,11 @@ class Stopping:
         except NoAgentError:
             self.report.done.append("no agent runs here; it stays stopped when one is started")
             self._note("stop")
-            self._cancel_runs(pid=None)
+            self._cancel_runs()
         except (AgentSilentError, NotOursError, RefusedError) as error:
             self.report.failed.append(str(error))
             self._note("stop")
-            self._cancel_runs(pid=error.pid if isinstance(error, AgentSilentError) else None)
+            self._cancel_runs(hangs=error if isinstance(error, AgentSilentError) else None)
         return self.report
 
     def resume(self) -> Report:
@@ -89,27 +89,29 @@ class Stopping:
             self._note("resume")
 
     def _note(self, action: str) -> None:
-        log = AuditLog(self._settings.paths.log, clock=wall_clock)
+        paths = self._settings.paths
+        log = AuditLog(paths.log, clock=wall_clock, agents=paths.inbox)
         try:
             log.write("person", action=action, by=self._word.by, reason=self._word.reason)
         except OSError as error:
-            self.report.failed.append(f"{self._settings.paths.log} does not tell of it: {error.strerror}")
+            self.report.failed.append(f"{paths.log} does not tell of it: {error.strerror}")
 
     # --- trainings ---------------------------------------------------------------------------------------------------
 
     def _told(self, state: AgentState) -> None:
-        self.report.done.append("the agent has stopped: nothing leaves but the answers that say so")
+        self.report.done.append("the agent has stopped: no update and no figure leaves")
         self.report.done += [f"{task}: ended" for task in state.ended]
         waits = f" ({state.waits_for})" if state.waits_for else ""
         self.report.under_way += [f"{task}: still being stopped{waits}" for task in state.still_stopping]
 
-    def _cancel_runs(self, *, pid: int | None) -> None:
+    def _cancel_runs(self, *, hangs: AgentSilentError | None = None) -> None:
         """What the agent would do. Trainings that are no runs of Airflow are the agent's own children, and end with
         it."""
         scheduler = self._settings.scheduler
         if not isinstance(scheduler, Airflow):
-            if pid is not None:
-                self.report.failed.append(f"its trainings are its child processes: kill {pid} ends them all")
+            if hangs is not None:
+                end = "end the agent, and they end too" if hangs.pid is None else f"kill {hangs.pid} ends them all"
+                self.report.failed.append(f"its trainings are its child processes: {end}")
             return
         try:
             with Inbox.read(self._settings.paths.inbox) as inbox:

@@ -1,12 +1,13 @@
 """The clinic's own Airflow as its agent's login sees it: reached, let in, healthy, and with the DAGs that train."""
 
+from contextlib import suppress
 from urllib.parse import quote
 
 from wardround.client.doctor.findings import Verdict, ok, warning, worst_of, wrong
 from wardround.site_agent.scheduler.airflow.api import API, AirflowApi
 from wardround.site_agent.scheduler.airflow.http import AirflowHttp
 from wardround.site_agent.scheduler.airflow.meaning import why_it_would_not_run
-from wardround.site_agent.scheduler.airflow.said import Said
+from wardround.site_agent.scheduler.airflow.said import Dag, Said
 from wardround.site_agent.scheduler.port import SchedulerError, SchedulerUnavailableError
 from wardround.site_agent.settings import Airflow
 
@@ -72,13 +73,20 @@ class AirflowLook:
         """Whether a run of the DAG would run, and as many at once as the agent asks for."""
         try:
             known = await self._api.dag(dag)
-            why = why_it_would_not_run(dag, known, await self._api.files_with_import_errors())
+            why = why_it_would_not_run(dag, known, await self._broken(known))
             if why is not None:
                 return wrong(why.hint, "then run this again")
             limits = _Limits.read(await self._http.call("GET", f"{API}/dags/{quote(dag, safe='')}"))
         except (SchedulerError, SchedulerUnavailableError) as error:
             return refused(error)
         return judge_limit(dag, limits.max_active_runs, self._settings.slots)
+
+    async def _broken(self, dag: Dag | None) -> tuple[str, ...]:
+        """The files that Airflow cannot read, where they can be why there is no DAG, and the login may see them."""
+        if dag is None or dag.is_stale:
+            with suppress(SchedulerError):
+                return await self._api.files_with_import_errors()
+        return ()
 
     async def is_busy(self, dag: str) -> bool:
         """Whether as many runs of the DAG are at work as may be. False where Airflow does not say."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
 from typing import Literal, TypeVar
@@ -139,7 +140,7 @@ async def in_thread(function: Callable[[], T]) -> T:
             result = function()
         except Exception as error:
             fault = error
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
             loop.call_soon_threadsafe(settle, result, fault)
 
     Thread(target=work, name="doctor", daemon=True).start()

@@ -1,11 +1,12 @@
 """A task of the doctor's own through the clinic's real scheduler: from a folder in the spool to a result in it.
 
 It is a check of the trainer `adding`, which comes with Wardround: it leaves codes, no update and no carry. Its folder
-is removed again, whatever happens.
+is removed again; what a doctor that was killed left, the next one removes.
 """
 
 import asyncio
 import os
+import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,7 +29,7 @@ from wardround.site_agent.scheduler.port import (
     UnknownRunError,
 )
 from wardround.site_agent.settings import Dataset
-from wardround_messages.names import Task, TaskId
+from wardround_messages.names import Task, TaskId, parse_task_id
 from wardround_messages.task_folder import Job, JobData, TaskResult
 
 BEGINS_WITHIN = 60.0  # seconds in the scheduler's queue
@@ -36,6 +37,8 @@ ENDS_WITHIN = 60.0
 CANCELS_WITHIN = 10.0
 WITHIN = BEGINS_WITHIN + ENDS_WITHIN + 2 * CANCELS_WITHIN
 
+LEFT_AFTER = 3600.0  # seconds: no probe takes that long
+EXPERIMENT = re.compile("doctor-[0-9a-f]{8}")
 DATA = "doctor-data"  # in the task's folder
 AMOUNT = "amount.txt"  # what the trainer reads besides its cases; an agent is installed without trainers
 DATA_MISSING = "data_missing"
@@ -175,6 +178,24 @@ class Probe:
             f"the run was triggered, and waited in the queue for {BEGINS_WITHIN:.0f} s",
             "see whether the scheduler and a worker run, and have a free slot in their pool",
         )
+
+
+def clear_left(spool: Path) -> None:
+    """Remove the folders of probes whose doctor was killed, as far as this user may."""
+    before = time.time() - LEFT_AFTER
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for folder in spool.iterdir():
+            if _is_of_a_probe(folder) and folder.lstat().st_mtime < before:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of_a_probe(folder: Path) -> bool:
+    """An experiment may be called as probes are, and has no such data in its tasks' folders."""
+    try:
+        named = EXPERIMENT.fullmatch(parse_task_id(folder.name).experiment)
+    except ValueError:
+        return False
+    return named is not None and not folder.is_symlink() and (folder / DATA).is_dir()
 
 
 def _something_of(name: str, dataset: Dataset) -> JobData:

@@ -10,9 +10,9 @@ from wardround.client.doctor.addresses import look_at_address, look_at_clock
 from wardround.client.doctor.agent import look_at_agent
 from wardround.client.doctor.airflow import AirflowLook
 from wardround.client.doctor.at_broker import LOAD, AtBroker
-from wardround.client.doctor.findings import Check, Verdict, ok, skipped, warning, wrong
+from wardround.client.doctor.findings import Check, Verdict, in_thread, ok, skipped, warning, wrong
 from wardround.client.doctor.probe import WITHIN as PROBE_WITHIN
-from wardround.client.doctor.probe import Probe
+from wardround.client.doctor.probe import Probe, clear_left
 from wardround.client.doctor.room import ENOUGH, look_at_room
 from wardround.client.doctor.site_files import judge_policy, look_at_dataset, look_at_secrets, look_at_user
 from wardround.client.doctor.store import look_at_login, look_at_rights, rights_of_site
@@ -24,6 +24,7 @@ from wardround.runtime.store.s3 import S3Store
 from wardround.site_agent.main import AgentSettings, scheduler_of
 from wardround.site_agent.policy import Policy, load_policy
 from wardround.site_agent.settings import Airflow, Local
+from wardround.site_agent.standstill import Standstill
 from wardround_messages.names import site_queue
 
 UPDATES_OF_ROOM = 3
@@ -131,6 +132,9 @@ class SiteDoctor:
 
     def _probe_check(self, name: str, probe: Probe, trainers: Trainers, after: tuple[str, ...]) -> Check:
         async def look() -> Verdict:
+            await in_thread(partial(clear_left, probe.spool))
+            if Standstill(self.settings.site.paths.inbox).word is not None:
+                return skipped("the clinic is stopped: wardround site resume")
             return await probe.look_at_spool(code=trainers.code_of(TRAINER_OF_PROBE))
 
         return Check(name, look, ("trainers", *(each for each in after if each != "trainers")), within=PROBE_WITHIN)

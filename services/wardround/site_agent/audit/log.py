@@ -11,15 +11,18 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from wardround.runtime.clock import Clock
 from wardround.runtime.store.transfer import file_digest
 from wardround.site_agent.audit.chain import BEGAN, DAMAGED, GAP, LINE_AT_MOST, OWN, TORN, Tail, tail_of
 from wardround_messages.base import canonical_bytes, digest
 from wardround_messages.objects import LogHead
+
+_WRITING = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
 
 Fact = str | int | float | None | Sequence["Fact"] | Mapping[str, "Fact"]
 
@@ -36,12 +39,15 @@ class _Known:
 class AuditLog:
     """Appends lines; with `durable` each is on disk when `write` returns.
 
-    Any number of threads and processes may write to one log: a lock on the file makes them take turns.
+    Any number of threads and processes may write to one log: a lock on the file makes them take turns. A file that
+    root makes is given to the owner of the agent's file `agents` where there is one, else to that of the log's folder:
+    the agent must be able to go on in it.
     """
 
-    def __init__(self, path: Path, *, clock: Clock, durable: bool = True) -> None:
+    def __init__(self, path: Path, *, clock: Clock, durable: bool = True, agents: Path | None = None) -> None:
         self.durable = durable
         self._path = path
+        self._agents = agents
         self._clock = clock
         self._turn = threading.Lock()
         self._known: _Known | None = None
@@ -80,7 +86,7 @@ class AuditLog:
     def _opened(self) -> Iterator[tuple[int, _Known]]:
         """The file, made if there is none, and how it ends; nobody else writes to it meanwhile."""
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = self._open_or_make()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if self._is_there(descriptor):
@@ -91,6 +97,23 @@ class AuditLog:
                     self._begin_anew(descriptor)
             finally:
                 os.close(descriptor)
+
+    def _open_or_make(self) -> int:
+        try:
+            descriptor = os.open(self._path, _WRITING | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:  # also for a link to what is not there yet, which is made, and given to nobody
+            return os.open(self._path, _WRITING | os.O_CREAT, 0o600)
+        self._give_to_agent(descriptor)
+        return descriptor
+
+    def _give_to_agent(self, descriptor: int) -> None:
+        """A file that was made just now belongs to the agent's user, where this one may say so."""
+        if os.geteuid() != 0:
+            return
+        with suppress(OSError):
+            owner = next(path for path in (self._agents, self._path.parent) if path is not None and path.exists())
+            status = owner.stat()
+            os.fchown(descriptor, status.st_uid, status.st_gid)
 
     def _is_there(self, descriptor: int) -> bool:
         """Whether the file is still the log, and was not replaced while its lock was waited for."""
@@ -126,18 +149,28 @@ class AuditLog:
     def _begin_anew(self, descriptor: int) -> None:
         """Lay a file that is no chained log aside as `<name>-<time>`, and begin a log that names it by its digest."""
         aside = self._path.with_stem(f"{self._path.stem}-{self._clock():%Y%m%dT%H%M%S%fZ}")
-        shutil.copyfile(self._path, aside)
-        aside.chmod(0o600)
+        with self._made(aside) as copy, open(os.dup(descriptor), "rb") as found:
+            found.seek(0)
+            shutil.copyfileobj(found, copy)
         size, sha256 = file_digest(aside)
         lines = _Lines(Tail(), self._clock)
         lines.add(BEGAN, {"file": aside.name, "size": size, "sha256": sha256})
         fresh = self._path.with_name(f"{self._path.name}.new")
-        fresh.write_bytes(lines.data)
-        fresh.chmod(0o600)
-        if self.durable:
-            for path in (aside, fresh):
-                _sync(path)
+        fresh.unlink(missing_ok=True)
+        with self._made(fresh) as file:
+            file.write(lines.data)
         os.replace(fresh, self._path)
+
+    @contextmanager
+    def _made(self, path: Path) -> Iterator[BinaryIO]:
+        """A new file, for the agent's eyes alone; with `durable` it is on disk at the end."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            self._give_to_agent(descriptor)
+            yield file
+            if self.durable:
+                file.flush()
+                os.fsync(descriptor)
 
 
 class _Lines:
@@ -174,11 +207,6 @@ class _Lines:
             raise ValueError(f"a line of {len(line)} bytes: the log takes fewer than {LINE_AT_MOST}")
         self.data += line + b"\n"
         self.tail = Tail(LogHead(number=number, sha256=digest(line)), digest(line))
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

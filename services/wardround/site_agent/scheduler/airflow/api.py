@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
-from wardround.site_agent.scheduler.airflow.http import AbsentError, AirflowHttp
+from wardround.site_agent.scheduler.airflow.http import AbsentError, AirflowHttp, answered_at, read
 from wardround.site_agent.scheduler.airflow.said import (
     Dag,
     Event,
@@ -51,6 +51,14 @@ class AirflowApi:
 
     async def run(self, dag: str, run: str) -> Run | None:
         return await _or_none(self._http.call("GET", _run(dag, run)), Run)
+
+    async def run_and_clock(self, dag: str, run: str) -> tuple[Run | None, datetime | None]:
+        """The run, and the time by the clock of Airflow's web server, where it tells it."""
+        try:
+            async with self._http.answer("GET", _run(dag, run)) as answer:
+                return Run.read(await read(answer)), answered_at(answer)
+        except AbsentError:
+            return None, None
 
     async def start(self, dag: str, run: str, conf: Mapping[str, str]) -> None:
         """Raises `ConflictError` where there is a run of this id."""

@@ -4,6 +4,8 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -57,7 +59,7 @@ class AirflowHttp:
     ) -> bytes:
         """The body of a successful answer; raises what `answer` raises."""
         async with self.answer(method, path, query=query, body=body) as answer:
-            return await _read(answer)
+            return await read(answer)
 
     @asynccontextmanager
     async def answer(
@@ -73,10 +75,12 @@ class AirflowHttp:
         token = await self._login.token()
         answer = await self._send(method, path, query, body, token)
         # Airflow answers 401 to a token that expired, and 403 to one that was signed with a key it has no more.
-        if answer.status_code in (UNAUTHORISED, FORBIDDEN):
-            await answer.aclose()
-            answer = await self._send(method, path, query, body, await self._login.renewed(token))
         try:
+            if answer.status_code in (UNAUTHORISED, FORBIDDEN):
+                forbidden = answer.status_code == FORBIDDEN
+                if (another := await self._login.renewed(token, forbidden=forbidden)) is not None:
+                    await answer.aclose()
+                    answer = await self._send(method, path, query, body, another)
             await _check(answer)
             yield answer
         finally:
@@ -92,7 +96,7 @@ class AirflowHttp:
             if answer.status_code in (400, UNAUTHORISED, FORBIDDEN):
                 raise login_refused()
             await _check(answer)
-            return await _read(answer)
+            return await read(answer)
         finally:
             await answer.aclose()
 
@@ -108,8 +112,12 @@ class AirflowHttp:
             raise _away(error) from None
 
 
-async def _read(answer: httpx.Response) -> bytes:
-    """The body, unless it is larger than any of Airflow's answers that matter here."""
+async def read(answer: httpx.Response) -> bytes:
+    """The body, unless it is larger than any of Airflow's answers that matter here.
+
+    Raises:
+        SchedulerUnavailableError: it is larger, or did not come whole.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(ANSWERS_WITHIN):
@@ -120,6 +128,15 @@ async def _read(answer: httpx.Response) -> bytes:
     except (httpx.HTTPError, OSError) as error:
         raise _away(error) from None
     return bytes(body)
+
+
+def answered_at(answer: httpx.Response) -> datetime | None:
+    """The time by the clock at the other end, in whole seconds; None where it is not told."""
+    try:
+        at = parsedate_to_datetime(answer.headers.get("Date", ""))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _away(error: Exception) -> SchedulerUnavailableError:
@@ -170,7 +187,7 @@ async def _check(answer: httpx.Response) -> None:
 async def _detail(answer: httpx.Response) -> str:
     words = ""
     with suppress(ValidationError, SchedulerUnavailableError):
-        words = f": {printable(_Detail.model_validate_json(await _read(answer)).detail)}"
+        words = f": {printable(_Detail.model_validate_json(await read(answer)).detail)}"
     return f"Airflow refuses with status {answer.status_code}{words[:DETAIL_AT_MOST]}"
 
 

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import BaseModel, Field, ValidationError
 
-from wardround.runtime.logging import conceal
+from wardround.runtime.logging import conceal, forget
 from wardround.runtime.secrets import SecretUnreadableError
 from wardround.site_agent.scheduler.airflow.said import Token
 from wardround.site_agent.scheduler.port import SchedulerError
 
 RENEWED_AHEAD = 60.0  # seconds, or a tenth of a short life
+FORBIDDEN_AGAIN_AFTER = 60.0  # seconds in which a token is not renewed twice because something was forbidden to it
 
 LogIn = Callable[[str], Awaitable[bytes]]
 
@@ -37,6 +38,7 @@ class Login:
         self._password = password
         self._token = ""
         self._good_until = 0.0
+        self._renewable_at = 0.0
         self._one_at_a_time = asyncio.Lock()
 
     async def token(self) -> str:
@@ -46,11 +48,19 @@ class Login:
                 await self._renew()
             return self._token
 
-    async def renewed(self, refused: str) -> str:
-        """A token other than the one that Airflow refused."""
+    async def renewed(self, refused: str, *, forbidden: bool = False) -> str | None:
+        """A token other than the one that Airflow refused.
+
+        With `forbidden` None where another would hardly help, as the token in use was got for the same cause not long
+        ago: the login lacks the right.
+        """
         async with self._one_at_a_time:
             if self._token == refused:
+                if forbidden and time.monotonic() < self._renewable_at:
+                    return None
                 await self._renew()
+                if forbidden:
+                    self._renewable_at = time.monotonic() + FORBIDDEN_AGAIN_AFTER
             return self._token
 
     async def _renew(self) -> None:
@@ -60,7 +70,9 @@ class Login:
             raise SchedulerError("airflow_login", "the agent cannot read the file of scheduler.password") from error
         asked_at = time.monotonic()
         token = Token.read(await self._log_in(password)).access_token
-        conceal(token)
+        if token != self._token:
+            conceal(token)
+            forget(self._token)
         self._token = token
         self._good_until = asked_at + lifetime(token)
 

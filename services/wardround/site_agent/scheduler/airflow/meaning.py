@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import PurePath
 
 from wardround.site_agent.scheduler.airflow.api import LOST, STOPPED
@@ -10,12 +11,17 @@ from wardround.site_agent.scheduler.port import RunEnd, SchedulerError
 
 # States in which a task of a run comes to an end also where its DAG is paused.
 AT_WORK = frozenset({"running", "restarting", "queued", "deferred"})
+RUNNING = frozenset({"running", "restarting", "deferred"})
+BETWEEN_TRIES = frozenset({"up_for_retry", "up_for_reschedule"})  # for as long as the DAG says
+WAITING = frozenset({None, "scheduled", "queued"})  # for a place among the runs, a slot of a pool, or a worker
+NOTE = "Stopped by the Wardround agent of this site."
 CANCELLED = RunEnd(False, "cancelled", "stopped on request")
 STOPPED_BY_SOMEBODY = RunEnd(False, "cancelled", "stopped by somebody in Airflow")
 LOST_BY_AIRFLOW = RunEnd(False, "scheduler_lost", "Airflow lost the process of the training, or ended it by itself")
 CRASHED = RunEnd(False, "crashed", "the run failed; its log in Airflow says why")
 
 _REASON = re.compile(r"(?=[a-z0-9_]{1,40}:)([a-z][a-z0-9]*(?:_[a-z0-9]+)*): (.{1,400})", re.ASCII)
+HINT_AT_MOST = 400
 
 
 def why_it_would_not_run(name: str, dag: Dag | None, broken: Sequence[str]) -> SchedulerError | None:
@@ -53,8 +59,22 @@ def waited_too_long(seconds: float) -> SchedulerError:
     return SchedulerError(
         "airflow_queued",
         f"the run waited in Airflow's queue for {seconds:.0f} s (scheduler.queued_at_most): see whether Airflow's "
-        "scheduler runs, and whether the DAG may have another run",
+        "scheduler runs, whether the DAG may have another run, and whether its pool has a free slot and its queue a "
+        "worker",
     )
+
+
+def note(why: SchedulerError | None) -> str:
+    """What a run that the agent ends bears, so that also an agent that was restarted meanwhile knows why."""
+    return NOTE if why is None else f"{NOTE} {why.code}: {why.hint[:HINT_AT_MOST]}"
+
+
+def reason_of(note: str | None) -> RunEnd | SchedulerError | None:
+    """Why the agent ended a run with this note: on request, or for an error. None where it did not end it."""
+    if note is None or not note.startswith(NOTE):
+        return None
+    said = _REASON.fullmatch(note.removeprefix(NOTE).strip())
+    return CANCELLED if said is None else SchedulerError(said[1], said[2])
 
 
 def end_of_failed_run(events: Iterable[Event], reason: str | None) -> RunEnd:
@@ -82,3 +102,19 @@ def first_failed(tasks: Iterable[TaskInstance]) -> TaskInstance | None:
 
 def any_at_work(tasks: Iterable[TaskInstance]) -> bool:
     return any(task.state in AT_WORK for task in tasks)
+
+
+def any_running(tasks: Iterable[TaskInstance]) -> bool:
+    return any(task.state in RUNNING for task in tasks)
+
+
+def waits(tasks: Sequence[TaskInstance]) -> bool:
+    """Whether the run waits for one of its tasks to begin, and nothing of it is at work."""
+    states = {task.state for task in tasks}
+    return not states or (states.isdisjoint(RUNNING | BETWEEN_TRIES) and not states.isdisjoint(WAITING))
+
+
+def waits_since(queued_at: datetime | None, tasks: Iterable[TaskInstance]) -> datetime | None:
+    """Since when a run waits, by Airflow's clock: it was queued, or a task of it ended, or is to begin once more."""
+    times = [queued_at, *(time for task in tasks for time in (task.scheduled_when, task.end_date))]
+    return max((time for time in times if time is not None), default=None)

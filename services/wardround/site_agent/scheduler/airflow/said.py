@@ -1,9 +1,8 @@
 """What of Airflow's answers matters to an agent: REST API v2 of Airflow 3.3, and what is newer is not looked at."""
 
-from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json, ValidationError
 
 from wardround.site_agent.scheduler.port import SchedulerUnavailableError
 
@@ -55,7 +54,7 @@ class State(Said):
 class Run(State):
     """`queued_at` is new each time the run is cleared."""
 
-    queued_at: datetime | None = None
+    queued_at: AwareDatetime | None = None
     conf: dict[str, object] | None = None
     note: str | None = None
 
@@ -65,11 +64,14 @@ class Run(State):
 
 
 class TaskInstance(Said):
-    """`map_index` is -1 but for the many instances of a mapped task."""
+    """`map_index` is -1 but for the many instances of a mapped task; `scheduled_when` is new each time that Airflow
+    finds that the task may begin."""
 
     task_id: str
     map_index: int = -1
     state: str | None
+    scheduled_when: AwareDatetime | None = None
+    end_date: AwareDatetime | None = None
 
 
 class TaskInstances(Said):

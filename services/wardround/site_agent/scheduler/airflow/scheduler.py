@@ -5,13 +5,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
 from wardround.site_agent.scheduler.airflow import meaning
 from wardround.site_agent.scheduler.airflow.api import AirflowApi
-from wardround.site_agent.scheduler.airflow.http import AirflowHttp, ConflictError
-from wardround.site_agent.scheduler.airflow.said import OVER, QUEUED, SUCCESS, Run
+from wardround.site_agent.scheduler.airflow.http import AirflowHttp
+from wardround.site_agent.scheduler.airflow.runs import AirflowRuns, check_conf
+from wardround.site_agent.scheduler.airflow.said import OVER, SUCCESS, Run, TaskInstance
+from wardround.site_agent.scheduler.airflow.spool import NoTaskError, folder_of, trainer_of
 from wardround.site_agent.scheduler.airflow.training_lock import is_held
 from wardround.site_agent.scheduler.port import (
     Began,
@@ -22,16 +25,23 @@ from wardround.site_agent.scheduler.port import (
     nobody_asks,
 )
 from wardround.site_agent.settings import Airflow
-from wardround_messages.codec import MalformedError, parse
-from wardround_messages.names import parse_task_id
-from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, LOCK, RESULT, Job
+from wardround_messages.task_folder import LOCK, RESULT
 
 log = structlog.get_logger()
 
 LOOKED_AFTER_EVERY = 10.0  # seconds between two looks whether a run can still come to an end
-STOPS_WITHIN = 5.0
+# A task of Airflow hears that it is ended with its next sign of life, which it gives every five seconds by default.
+LETS_GO_WITHIN = 15.0
 TURNS_AFTER = 0.25  # seconds before a run is asked for anew whose stream has ended
-NOTE = "Stopped by the Wardround agent of this site."
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of a run, by the clock of the event loop; it outlasts a wait that Airflow was away from."""
+
+    since: float = field(default_factory=lambda: _now())
+    at_work: float | None = None
+    look_at: float = field(default_factory=lambda: _now() + LOOKED_AFTER_EVERY)
 
 
 @dataclass(slots=True)
@@ -41,8 +51,9 @@ class _Watch:
     dag: str
     task: str
     began: Began
+    lock: Path
+    seen: _Seen
     begun: bool = False
-    look_at: float = field(default_factory=lambda: _now() + LOOKED_AFTER_EVERY)
 
     def begin(self) -> None:
         if not self.begun:
@@ -51,7 +62,8 @@ class _Watch:
 
 
 class AirflowScheduler:
-    """The run's id is the task's, its configuration `{"task": <task id>}`; the DAG is that of the job's trainer.
+    """The run's id is the task's, its configuration `{"task": <task id>}`; the DAG is that of the job's trainer, or,
+    for a run that began before `scheduler.dags` was changed, any other of that table.
 
     Nothing is kept here that a restart of the agent would miss.
     """
@@ -63,53 +75,56 @@ class AirflowScheduler:
             settings.url, username=settings.username, password=settings.password.read, ca=settings.ca
         )
         self._api = AirflowApi(self._http)
-        self._queued_since: dict[str, float] = {}
+        self._runs = AirflowRuns(self._api, settings.dags.values())
+        self._seen: dict[str, _Seen] = {}
         # When the run was queued last, as it was before a call whose answer got lost: carried out, it is another time.
         self._unanswered: dict[str, datetime | None] = {}
 
     async def trigger(self, task: str, *, again: bool = False) -> None:
-        dag = self._dag_of(task)
-        run = await self._api.run(dag, task)
+        own = self._dag_of(task)
+        dag, run = await self._runs.find(task, _known(own)) or (None, None)
         queued_at = None if run is None else run.queued_at
         carried_out = self._unanswered.pop(task, queued_at) != queued_at
         if run is not None:
-            _check_conf(run, task)
+            check_conf(run, task)
             if carried_out or not again or not run.over:
                 return
-        await self._check_runnable(dag)
+        if isinstance(own, SchedulerError):
+            raise own
+        await self._runs.check_runnable(own)
+        self._seen.pop(task, None)
         if again:
             (self._folder(task) / RESULT).unlink(missing_ok=True)
         try:
-            if run is None:
-                await self._start(dag, task)
+            if dag == own:
+                await self._api.clear(own, task)
             else:
-                await self._api.clear(dag, task)
+                await self._runs.start(own, task)
         except SchedulerUnavailableError:
             self._unanswered[task] = queued_at
             raise
 
     async def wait(self, task: str, *, began: Began = nobody_asks) -> RunEnd:
-        try:
-            watch = _Watch(self._dag_of(task), task, began)
-        except SchedulerError:
-            raise UnknownRunError(task) from None
+        watch = await self._watch(task, began)
         while True:
             async with aclosing(self._api.states(watch.dag, task)) as states:
                 async for state in states:
-                    if (end := await self._seen(watch, state)) is not None:
+                    if (end := await self._seen_as(watch, state)) is not None:
                         return end
             # The line was cut, or what waits at the other end knows no way to stream.
-            if (end := await self._seen(watch, (await self._run(watch)).state)) is not None:
+            if (end := await self._seen_as(watch, (await self._run(watch)).state)) is not None:
                 return end
             await asyncio.sleep(TURNS_AFTER)
 
     async def cancel(self, task: str) -> None:
+        """Raises `SchedulerError` where it cannot be known that none runs, or what runs may not be stopped, and
+        `SchedulerUnavailableError` also where a training does not let go of the folder."""
         self._unanswered.pop(task, None)
         try:
-            dag = self._dag_of(task)
-        except SchedulerError:
-            return  # what has no job was never triggered
-        await self._stop(dag, task)
+            own = self._dag_of(task)
+        except NoTaskError:
+            return
+        await self._stop(task, _known(own), why=None)
 
     async def close(self) -> None:
         """What runs goes on: it is found again by its id."""
@@ -117,44 +132,84 @@ class AirflowScheduler:
 
     # --- what is seen of a run ---------------------------------------------------------------------------------------
 
-    async def _seen(self, watch: _Watch, state: str) -> RunEnd | None:
+    async def _watch(self, task: str, began: Began) -> _Watch:
+        try:
+            dag = self._dag_of(task)
+        except NoTaskError:
+            raise UnknownRunError(task) from None
+        if isinstance(dag, SchedulerError):
+            found = await self._runs.find(task, None)
+            if found is None:
+                raise UnknownRunError(task)
+            dag, _ = found
+        return _Watch(dag, task, began, self._folder(task) / LOCK, self._seen.setdefault(task, _Seen()))
+
+    async def _seen_as(self, watch: _Watch, state: str) -> RunEnd | None:
         """How the run ended, once it has."""
-        if state == QUEUED:
-            since = self._queued_since.setdefault(watch.task, _now())
-            if _now() - since > self._settings.queued_at_most:
-                why = await self._why_it_would_not_run(watch.dag)
-                await self._stop(watch.dag, watch.task)
-                raise why or meaning.waited_too_long(self._settings.queued_at_most)
-        else:
-            self._queued_since.pop(watch.task, None)
+        if not watch.begun and (state in OVER or is_held(watch.lock)):
             watch.begin()
-            if state in OVER:
-                return await self._end(watch)
-        if _now() >= watch.look_at:
-            watch.look_at = _now() + LOOKED_AFTER_EVERY
-            return await self._look_after(watch)
+        if state in OVER:
+            return await self._end(watch)
+        if _now() >= watch.seen.look_at:
+            watch.seen.look_at = _now() + LOOKED_AFTER_EVERY
+            try:
+                return await self._look_after(watch)
+            finally:  # lines have come meanwhile, and not each of them is worth another look
+                watch.seen.look_at = _now() + LOOKED_AFTER_EVERY
         return None
 
     async def _look_after(self, watch: _Watch) -> RunEnd | None:
-        """A run whose DAG is paused goes no further than its task in hand, and never ends."""
+        """End a run that would never end: one whose DAG is paused goes no further than its task in hand, and one whose
+        task gets no slot or no worker waits for ever."""
+        if is_held(watch.lock):
+            watch.seen.at_work = _now()
+            return None
         dag = await self._api.dag(watch.dag)
-        if dag is None or not dag.is_paused:
+        tasks = await self._api.task_instances(watch.dag, watch.task)
+        if meaning.any_running(tasks):
+            watch.seen.at_work = _now()
+            watch.begin()
             return None
-        if meaning.any_at_work(await self._api.task_instances(watch.dag, watch.task)):
-            return None
-        if (self._folder(watch.task) / RESULT).exists():
-            log.warning("dag_paused", task=watch.task, dag=watch.dag)
-            return RunEnd(True)
-        await self._stop(watch.dag, watch.task)
-        raise meaning.paused(watch.dag)
+        if dag is not None and dag.is_paused and not meaning.any_at_work(tasks):
+            if (self._folder(watch.task) / RESULT).exists():
+                log.warning("dag_paused", task=watch.task, dag=watch.dag)
+                self._seen.pop(watch.task, None)
+                return RunEnd(True)
+            await self._give_up(watch, meaning.paused(watch.dag))
+        if meaning.waits(tasks) and await self._waited(watch, tasks) > self._settings.queued_at_most:
+            why = await self._runs.why_it_would_not_run(watch.dag)
+            await self._give_up(watch, why or meaning.waited_too_long(self._settings.queued_at_most))
+        return None
+
+    async def _waited(self, watch: _Watch, tasks: tuple[TaskInstance, ...]) -> float:
+        """For how many seconds nothing of the run has been at work, also where the agent has not seen all of it."""
+        run, now = await self._api.run_and_clock(watch.dag, watch.task)
+        since = None if run is None else meaning.waits_since(run.queued_at, tasks)
+        seen = watch.seen
+        by_agent = _now() - (seen.since if seen.at_work is None else seen.at_work)
+        if since is None or now is None:
+            return by_agent
+        by_airflow = (now - since).total_seconds()
+        # Airflow does not tell when it lost what was at work.
+        return by_airflow if seen.at_work is None else min(by_airflow, by_agent)
+
+    async def _give_up(self, watch: _Watch, why: SchedulerError) -> NoReturn:
+        await self._stop(watch.task, watch.dag, why=why)
+        raise why
 
     async def _end(self, watch: _Watch) -> RunEnd | None:
         run = await self._run(watch)
         if not run.over:  # somebody let it run anew
             return None
-        if run.note == NOTE:
-            return meaning.CANCELLED
-        return RunEnd(True) if run.state == SUCCESS else await self._why_it_failed(watch, run)
+        end = meaning.reason_of(run.note)
+        if isinstance(end, SchedulerError):  # the agent could not say so at once
+            await self._let_go(watch.task)
+            self._seen.pop(watch.task, None)
+            raise end
+        if end is None:
+            end = RunEnd(True) if run.state == SUCCESS else await self._why_it_failed(watch, run)
+        self._seen.pop(watch.task, None)
+        return end
 
     async def _why_it_failed(self, watch: _Watch, run: Run) -> RunEnd:
         dag, task = watch.dag, watch.task
@@ -170,78 +225,49 @@ class AirflowScheduler:
     async def _run(self, watch: _Watch) -> Run:
         run = await self._api.run(watch.dag, watch.task)
         if run is None:
-            self._queued_since.pop(watch.task, None)
-            raise UnknownRunError(watch.task)
+            found = await self._runs.find(watch.task, None, but=watch.dag)
+            if found is None:
+                self._seen.pop(watch.task, None)
+                raise UnknownRunError(watch.task)
+            watch.dag, run = found
         return run
 
-    # --- starting and stopping ---------------------------------------------------------------------------------------
+    # --- the end of a training ---------------------------------------------------------------------------------------
 
-    async def _start(self, dag: str, task: str) -> None:
-        try:
-            await self._api.start(dag, task, {"task": task})
-        except ConflictError:  # somebody was quicker
-            run = await self._api.run(dag, task)
-            if run is None:
-                raise SchedulerUnavailableError("the run was there, and is gone") from None
-            _check_conf(run, task)
-
-    async def _check_runnable(self, dag: str) -> None:
-        if (why := await self._why_it_would_not_run(dag)) is not None:
-            raise why
-
-    async def _why_it_would_not_run(self, name: str) -> SchedulerError | None:
-        dag = await self._api.dag(name)
-        broken: tuple[str, ...] = ()
-        if dag is None or dag.is_stale:
-            try:
-                broken = await self._api.files_with_import_errors()
-            except SchedulerError as error:  # it is missing all the same
-                log.warning("import_errors_not_told", code=error.code, hint=error.hint)
-        return meaning.why_it_would_not_run(name, dag, broken)
-
-    async def _stop(self, dag: str, task: str) -> None:
+    async def _stop(self, task: str, own: str | None, *, why: SchedulerError | None) -> None:
         """End the run if it goes on, and return when its training has let go of the folder."""
-        until = _now() + STOPS_WITHIN
-        while (run := await self._api.run(dag, task)) is not None and not run.over:
-            if _now() > until:
-                raise SchedulerUnavailableError("the run does not stop")
-            await self._api.stop(dag, task, NOTE)
-        self._queued_since.pop(task, None)
+        await self._runs.end(task, own, meaning.note(why))
+        await self._let_go(task)
+        self._seen.pop(task, None)
+
+    async def _let_go(self, task: str) -> None:
         lock = self._folder(task) / LOCK
+        until = _now() + LETS_GO_WITHIN
         while is_held(lock):
             if _now() > until:
                 log.warning("training_does_not_stop", task=task)
-                return
+                raise SchedulerUnavailableError("the run was ended, and its training does not stop")
             await asyncio.sleep(0.05)
 
     # --- the task's folder -------------------------------------------------------------------------------------------
 
-    def _dag_of(self, task: str) -> str:
-        """Raises `SchedulerError` where there is no such task, or no job in its folder, or no DAG for it."""
+    def _dag_of(self, task: str) -> str | SchedulerError:
+        """The DAG of the task's trainer, or why it is not known: a run may go on all the same. Raises `NoTaskError`."""
         try:
-            with (self._folder(task) / JOB).open("rb") as file:
-                job = parse(Job, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST)
-        except OSError:
-            raise SchedulerError("no_folder", "the folder of the task holds no job.json") from None
-        except MalformedError:
-            raise SchedulerError("no_folder", "the folder of the task holds an unreadable job.json") from None
-        dag = self._settings.dag_of(job.trainer)
-        if dag is None:
-            raise SchedulerError("dag_missing", f"scheduler.dags names no DAG for {job.trainer}, and no default")
-        return dag
+            trainer = trainer_of(self._folder(task))
+        except NoTaskError:
+            raise
+        except SchedulerError as error:
+            return error
+        dag = self._settings.dag_of(trainer)
+        return dag or SchedulerError("dag_missing", f"scheduler.dags names no DAG for {trainer}, and no default")
 
     def _folder(self, task: str) -> Path:
-        try:
-            return self._spool / str(parse_task_id(task))
-        except ValueError as error:
-            raise SchedulerError("bad_task_id", str(error)) from None
+        return folder_of(self._spool, task)
 
 
-def _check_conf(run: Run, task: str) -> None:
-    if run.conf != {"task": task}:
-        raise SchedulerError(
-            "run_id_taken", "Airflow has a run of this id that the agent did not start: delete it there"
-        )
+def _known(dag: str | SchedulerError) -> str | None:
+    return dag if isinstance(dag, str) else None
 
 
 def _now() -> float:

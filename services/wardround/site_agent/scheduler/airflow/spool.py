@@ -1,0 +1,38 @@
+"""What an agent reads in a task's folder to find its run: whether there is a task, and of which trainer."""
+
+from pathlib import Path
+
+from wardround.site_agent.scheduler.port import SchedulerError
+from wardround_messages.codec import MalformedError, parse
+from wardround_messages.names import parse_task_id
+from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, Job
+
+
+class NoTaskError(SchedulerError):
+    """What is asked for is no task, or has no job: no run was ever asked for."""
+
+
+def folder_of(spool: Path, task: str) -> Path:
+    """Raises `NoTaskError`: this is no task's id."""
+    try:
+        return spool / str(parse_task_id(task))
+    except ValueError as error:
+        raise NoTaskError("bad_task_id", str(error)) from None
+
+
+def trainer_of(folder: Path) -> str:
+    """The trainer that the job in the folder names.
+
+    Raises:
+        NoTaskError: there is no folder, or no job in it.
+        SchedulerError: `no_folder`; the job is there, and cannot be read.
+    """
+    try:
+        with (folder / JOB).open("rb") as file:
+            return parse(Job, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST).trainer
+    except FileNotFoundError:
+        raise NoTaskError("no_folder", "the folder of the task holds no job.json") from None
+    except OSError as error:
+        raise SchedulerError("no_folder", f"the agent may not read the task's job.json: {error.strerror}") from None
+    except MalformedError:
+        raise SchedulerError("no_folder", "the folder of the task holds an unreadable job.json") from None
