@@ -22,8 +22,8 @@ from wardround_messages.names import Task, TaskId
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-ROUNDS = 3
-KILLED_IN = 2
+ROUNDS = 2
+KILLED_IN = 1
 VICTIM = "clinic-2"
 TRAINING_TAKES = 3.0  # seconds
 PROGRAMS = ("coordinator", "aggregator", "metrics", "rabbitmq", "minio", VICTIM)

@@ -270,6 +270,19 @@ def test_an_open_step_has_a_deadline_and_a_paused_one_has_not() -> None:
     assert resumed.step.deadline == story.now + timedelta(seconds=6000)
 
 
+async def test_after_a_pause_a_site_that_is_asked_again_no_longer_shows_how_its_last_attempt_ended() -> None:
+    story, _ = in_round_2()
+    story.answer(2, Task.TRAIN, "clinic-2", outcome="failed", code="disk_full")
+    story.write(facts.ExperimentPaused(code="operator"))
+    again = facts.NextAttempt(site="clinic-2", attempt=2)
+    story.write(facts.ExperimentResumed(attempts=(again,)))
+    store = MemoryStore()
+    await story.lay(store)
+    view = (await rebuild(store, story.manifest.id)).view({})
+    assert view is not None
+    assert [(site.site, site.state) for site in view.sites if site.site == "clinic-2"] == [("clinic-2", "asked")]
+
+
 def test_enrolment_shows_each_sites_word() -> None:
     story = Story()
     consent = {"consent": 1, "rounds": 10, "offer": 0, "code": "rule"}

@@ -61,8 +61,8 @@ def _apply(history: History, entry: Entry) -> History:
             return _answers_late(history, fact)
         case facts.ExperimentPaused() as fact:
             return replace(history, paused=fact.code, reason=fact.reason)
-        case facts.ExperimentResumed():
-            return _resumed(history, entry)
+        case facts.ExperimentResumed() as fact:
+            return _resumed(history, fact, entry)
         case facts.ExperimentExtended() as fact:
             return replace(history, rounds_planned=fact.rounds, phase=_extended(history.phase))
         case facts.ExperimentAborted() as fact:
@@ -199,15 +199,18 @@ def _answers_late(history: History, fact: facts.AnswersLate) -> History:
 # --- the whole ---------------------------------------------------------------------------------------------------
 
 
-def _resumed(history: History, entry: Entry) -> History:
-    """The time of whatever is open starts anew."""
+def _resumed(history: History, fact: facts.ExperimentResumed, entry: Entry) -> History:
+    """The time of whatever is open starts anew, and so does who was not done."""
     after = replace(history, paused=None, reason="", waits_since=entry.at)
     step = after.step
     if step is None or step.closing is not None:
         return after
     quorum_since = None if step.quorum_since is None else entry.at
     still = frozenset(site for site in step.withdrew if after.sites[site].verdict == "withdrawn")
-    return _with_step(after, replace(step, since=entry.at, quorum_since=quorum_since, withdrew=still))
+    attempts = {**step.attempts, **{each.site: each.attempt for each in fact.attempts}}
+    return _with_step(
+        after, replace(step, since=entry.at, quorum_since=quorum_since, withdrew=still, attempts=attempts)
+    )
 
 
 def _extended(phase: Phase) -> Phase:

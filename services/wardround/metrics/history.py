@@ -54,7 +54,8 @@ class Step:
     """One task of a round. The deadline runs from `since`, the grace from `quorum_since`.
 
     `absent` names the sites of the cohort that a step for all sites did not ask, and why; `passed` the answers of
-    sites that were asked to initialise before and could not; `late` what came after the step had closed.
+    sites that were asked to initialise before and could not; `late` what came after the step had closed;
+    `attempts` with which attempt a site goes on since the experiment was resumed.
     """
 
     round: int
@@ -73,6 +74,7 @@ class Step:
     reopened: int = 0
     closing: Closing | None = None
     late: tuple[LateAnswer, ...] = ()
+    attempts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> StepName:

@@ -64,9 +64,11 @@ def view_of(
 
 
 def _task(history: History, tasks: Tasks, site: str) -> TaskLive | None:
-    """The site's task, where it is one of the step opened last."""
-    task = tasks.get(site)
-    return task if task is not None and (task.round, task.task) == history.current else None
+    """The site's task, where it is one of the step opened last, and no attempt before the one that is asked for."""
+    task, step = tasks.get(site), history.step
+    if task is None or step is None or (task.round, task.task) != step.name:
+        return None
+    return task if task.attempt >= step.attempts.get(site, 0) else None
 
 
 def _done(step: Step, tasks: Tasks) -> list[TaskLive]:

@@ -79,7 +79,10 @@ class Enrolment:
                     rule, trainer = (None, None) if before is None else (before.rule, before.trainer)
                     declined.append(self._consent(offer, "declined", REFUSED_BY_PERSON, rule, reason, trainer))
             if not declined:
-                raise RefusedError("nothing_pending", "nothing of this experiment waits for a person's word")
+                raise RefusedError(
+                    "nothing_pending",
+                    "nothing of it waits for a person's word; `wardround site withdraw` takes back what was granted",
+                )
             return await self._say("refuse", experiment, by, reason, declined)
 
     async def withdraw(self, experiment: str, *, by: str, reason: str) -> tuple[Consent, ...]:

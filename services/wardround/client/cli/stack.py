@@ -40,17 +40,27 @@ def up(
     seed: Annotated[int, typer.Option(min=0, help="Divides the example data; the examples themselves have 7.")] = 7,
     coordinators: Annotated[int, typer.Option(min=1, max=9)] = 1,
     aggregators: Annotated[int, typer.Option(min=1, max=9)] = 1,
-    airflow: Annotated[bool, typer.Option("--airflow", help="Let each clinic train on an Airflow of its own.")] = False,
+    airflow: Annotated[
+        bool | None,
+        typer.Option(
+            "--airflow/--no-airflow",
+            help="Let each clinic train on an Airflow of its own. Without it: as the last time, at first not.",
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option(help="Delete an earlier stack of this name first.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start RabbitMQ, MinIO and all services on free ports of this machine; return when all is ready."""
     from wardround.client.hubs import profile_names
     from wardround.stack import control
-    from wardround.stack.folder import Plan
+    from wardround.stack.folder import Plan, read_plan
 
     home = _folder(name, folder)
     own, names = _sites(sites)
+    with _stack_errors():
+        earlier = None if fresh else read_plan(home)
+    if airflow is None:
+        airflow = earlier is not None and earlier.airflow
     if airflow and len(names) > MOST_AIRFLOWS:
         raise CommandError(f"--airflow: for at most {MOST_AIRFLOWS} clinics, as each has one of its own")
     plan = Plan(

@@ -77,7 +77,7 @@ def unreachable(place: Place, error: OSError | TimeoutError) -> Verdict:
                 f"{where} does not answer", "have the firewall or the proxy of this network let connections out to it"
             )
         case ConnectionRefusedError():
-            return wrong(f"nothing listens at {where}", "check the port; ask the hub's operator whether it runs")
+            return wrong(f"nothing listens at {where}", "check the port; ask who runs that server whether it is up")
     return wrong(f"{where} cannot be reached: {error.strerror or type(error).__name__}", "check the address")
 
 

@@ -75,7 +75,10 @@ class AtBroker:
             return wrong(f"the broker has no queue {DEAD_QUEUE}", LOAD)
         if seen.waiting:
             messages = "one message" if seen.waiting == 1 else f"{seen.waiting} messages"
-            return warning(f"{messages} could not be handled", "an operator looks at them with: wardround dead list")
+            return warning(
+                f"{messages} could not be handled",
+                "look at them with an operator's profile: wardround dead list --hub NAME-operator",
+            )
         return ok("none")
 
     async def without_readers(self, queues: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ def judge_policy(policy: Policy, datasets: Mapping[str, Dataset]) -> Verdict:
     if policy.fault is not None:
         return wrong(
             f"{policy.fault.reason}: {policy.fault.detail}",
-            "write policy.toml beside site.toml; it is read at every task",
+            "write or mend policy.toml beside site.toml; it is read at every task",
         )
     if not policy.rules:
         return warning("it has no rule, so everything is refused", f"add an [[allow]]; {EXPLAIN}")
