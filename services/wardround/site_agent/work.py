@@ -26,7 +26,7 @@ from wardround.site_agent.judgement import (
 )
 from wardround.site_agent.outbound import CheckedFile, HeldBackError, check_update, failure_of, figures
 from wardround.site_agent.policy import Leave
-from wardround.site_agent.scheduler.port import SchedulerError
+from wardround.site_agent.scheduler.port import SchedulerError, SchedulerUnavailableError
 from wardround.site_agent.site import Site
 from wardround.site_agent.standstill import CODE, WORDS
 from wardround.site_agent.submission import Submission
@@ -217,10 +217,14 @@ class Work:
         site, task = self._site, hand.start.task_id
         if not site.folder(task).exists():
             return
-        try:
-            await site.patience(lambda: site.scheduler.cancel(str(task)))
-        except SchedulerError as error:
-            log.warning("not_stopped", task=str(task), code=error.code, hint=error.hint)
+
+        async def stop() -> None:
+            try:
+                await site.scheduler.cancel(str(task))
+            except SchedulerError as error:  # it may be going on: nothing else may begin until somebody has mended that
+                raise SchedulerUnavailableError(f"a run cannot be stopped: {error}") from error
+
+        await site.patience(stop)
 
     def _refused(self, hand: Hand, refusal: RefusedError) -> Answer:
         return self._ended(hand, TaskEndsError("refused", "policy", refusal.code, refusal.reason, rule=refusal.rule))
