@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from threading import Event
@@ -230,6 +231,33 @@ def test_reports_grow_rarer_so_that_the_log_of_a_long_training_stays_small() -> 
     assert sum(at <= 7200 for at in reports) < 620
     assert len(reports) < 2000
     assert max(b - a for a, b in pairwise(reports)) == pytest.approx(training.REPORTED_AT_LEAST)
+
+
+async def test_a_log_that_is_no_file_holds_everything_back_until_it_is_mended(clinic: Clinic) -> None:
+    path = clinic.settings.paths.log
+    kept = path.with_name("kept")
+    async with clinic.running() as agent:
+        await clinic.enrol()
+        path.rename(kept)
+        path.symlink_to("/dev/full")
+        await clinic.hub.send(clinic.start())
+        async with asyncio.timeout(20):
+            while agent.trouble != "the clinic's own log cannot be written":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        path.unlink()
+        kept.rename(path)
+        assert (await clinic.answer(clinic.start())).outcome == "done"
+
+
+async def test_a_training_that_leaves_a_pipe_in_the_place_of_a_file_holds_nobody_up(clinic: Clinic) -> None:
+    def spoil(folder: Path, cancelled: Event) -> None:
+        os.mkfifo(folder / "cases.txt")
+
+    clinic.training.before = spoil
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        assert (await clinic.answer(clinic.start())).outcome == "done"
 
 
 async def test_no_report_leaves_while_the_log_cannot_be_written(

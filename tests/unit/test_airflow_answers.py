@@ -1036,3 +1036,24 @@ async def test_no_secret_stands_in_the_log_of_the_agent(server: ScriptedAirflow,
         await scheduler.wait(TASK)
     assert PASSWORD not in repr(logs)
     assert "token-" not in repr(logs)
+
+
+async def test_what_the_other_side_says_in_a_broken_answer_is_told_nobody(settings: Airflow, folder: Path) -> None:
+    """It may be what it was sent."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.read(65536)
+        writer.write(b"HTTP/1.1 200 OK\r\n" + asked[-60:].replace(b":", b"") + b"\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as echoing:
+        port = echoing.sockets[0].getsockname()[1]
+        scheduler = AirflowScheduler(settings.model_copy(update={"url": f"http://127.0.0.1:{port}"}), folder.parent)
+        try:
+            with pytest.raises(SchedulerUnavailableError) as raised:
+                await scheduler.trigger(TASK)
+        finally:
+            await scheduler.close()
+    assert PASSWORD not in str(raised.value)
+    assert "Error" in str(raised.value)

@@ -285,6 +285,29 @@ def disk_of(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("made", ["link", "pipe", "folder"])
+def test_what_is_no_file_takes_no_line_and_the_log_goes_on_once_it_is_mended(
+    log: AuditLog, tmp_path: Path, made: str
+) -> None:
+    path, kept = tmp_path / "audit.jsonl", tmp_path / "kept"
+    log.write("task")
+    path.rename(kept)
+    match made:
+        case "link":
+            path.symlink_to("/dev/full")
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+    with pytest.raises(OSError, match=r"no regular file|directory"):
+        log.write("task")
+    path.rmdir() if made == "folder" else path.unlink()
+    kept.rename(path)
+    log.write("answer")
+    assert whats(tmp_path) == ["task", "answer"]
+
+
 def test_a_line_that_was_damaged_stays_to_be_found(tmp_path: Path) -> None:
     data = written(4)
     damaged = data[:-30] + b"\x00" * 29 + b"\n"

@@ -15,7 +15,7 @@ from wardround.client.doctor.airflow import AirflowLook
 from wardround.client.doctor.findings import Verdict
 from wardround.client.doctor.probe import AMOUNT, DATA, Probe, clear_left
 from wardround.client.doctor.room import look_at_room
-from wardround.client.doctor.site_files import look_at_dataset, look_at_secrets, look_at_user
+from wardround.client.doctor.site_files import look_at_dataset, look_at_records, look_at_secrets, look_at_user
 from wardround.client.doctor.trainers import TRAINER_OF_PROBE, Trainers
 from wardround.runtime.http_settings import HttpSettings
 from wardround.runtime.secrets import Secret
@@ -29,7 +29,7 @@ from wardround.site_agent.scheduler.port import (
     UnknownRunError,
     nobody_asks,
 )
-from wardround.site_agent.settings import Airflow, Dataset, load_site
+from wardround.site_agent.settings import Airflow, Dataset, Paths, load_site
 from wardround.training.datasets.counting import write
 from wardround.training.runner import run_folder
 from wardround.training.trainers import adding
@@ -151,6 +151,18 @@ spool = "spool"
     assert "broker is empty" in verdict.what
     assert f"chmod 600 {tmp_path / 'store'}" in verdict.what
     assert "the-secret-of" not in verdict.what + verdict.to_do
+
+
+@pytest.mark.parametrize("spoilt", ["inbox.sqlite", "audit.jsonl"])
+async def test_inbox_or_log_that_an_agent_cannot_use_is_wrong_and_named(tmp_path: Path, spoilt: str) -> None:
+    paths = Paths.model_construct(
+        inbox=tmp_path / "inbox.sqlite", log=tmp_path / "audit.jsonl", spool=tmp_path / "spool"
+    )
+    assert (await look_at_records(paths)).state == "ok"
+    (tmp_path / spoilt).mkdir()
+    verdict = await look_at_records(paths)
+    assert verdict.state == "wrong"
+    assert spoilt in verdict.what
 
 
 async def test_whoever_is_not_the_agents_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

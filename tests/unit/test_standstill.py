@@ -42,6 +42,9 @@ def test_whatever_lies_there_stops_the_clinic(standstill: Standstill) -> None:
     standstill.path.mkdir()
     assert standstill.word is not None
     standstill.path.rmdir()
+    os.mkfifo(standstill.path)
+    assert standstill.word is not None
+    assert standstill.end()
     standstill.path.symlink_to("nowhere")
     assert not standstill.begin(at=NOW, by="alice", reason="")
     assert standstill.word is not None

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from wardround.runtime.regular_file import open_regular
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError, ObjectStore
 from wardround.runtime.store.transfer import download
 from wardround.site_agent.hand import TaskEndsError
@@ -51,8 +52,10 @@ def model_of(start: StartTask) -> ObjectRef | None:
 
 def is_filled(folder: Path, job: Job) -> bool:
     """Whether the folder was filled for this very job before: `job.json` is written last, and counts when whole."""
+    wanted = canonical_json(job)
     try:
-        return (folder / JOB).read_bytes() == canonical_json(job)
+        with open_regular(folder / JOB) as file:
+            return file.read(len(wanted) + 1) == wanted
     except OSError:
         return False
 
@@ -85,7 +88,7 @@ def read_result(folder: Path) -> TaskResult | None:
     if not regular_file(path):
         return None
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return parse(TaskResult, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST)
     except MalformedError:
         raise TaskEndsError("failed", "checking", "bad_result", "the training left an unreadable result.json") from None

@@ -58,7 +58,10 @@ def open_database(path: Path, *, durable: bool) -> Iterator[sqlite3.Connection]:
             raise InboxInUseError(
                 f"another agent works on the inbox {path}: stop it first, or give this one its own"
             ) from None
-        database = sqlite3.connect(path, isolation_level=None)
+        try:
+            database = sqlite3.connect(path, isolation_level=None)
+        except sqlite3.DatabaseError as error:
+            raise InboxError(f"{path} is no inbox that can be opened: {error}") from None
         try:
             _prepare(database, path, durable=durable)
             yield database
@@ -92,7 +95,10 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
     # Without a log beside it no agent is at work, and the file is all there is: unless it is called unchanging, SQLite
     # would make a log even to read, which needs more rights than to read, and leave it behind.
     options = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, isolation_level=None)
+    try:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, isolation_level=None)
+    except sqlite3.DatabaseError as error:
+        raise InboxError(f"{path} is no inbox that can be opened: {error}") from None
 
 
 def _prepare(database: sqlite3.Connection, path: Path, *, durable: bool) -> None:

@@ -10,6 +10,7 @@ from tenacity import RetryCallState
 from wardround.runtime.patience import outage as outage_anywhere
 from wardround.runtime.patience import patiently
 from wardround.runtime.store.port import AccessDeniedError
+from wardround.site_agent.audit.log import LogUnwritableError
 from wardround.site_agent.scheduler.port import SchedulerUnavailableError
 from wardround.site_agent.trainers import TrainersError
 
@@ -30,6 +31,8 @@ def outage(error: BaseException) -> str | None:
             return "the scheduler is away"
         case TrainersError():
             return NO_TRAINERS
+        case LogUnwritableError():
+            return "the clinic's own log cannot be written"
         case sqlite3.OperationalError() if error.sqlite_errorcode & 0xFF in DATABASE_AWAY:
             return "the inbox cannot be written"
     return outage_anywhere(error)

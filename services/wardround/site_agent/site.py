@@ -10,9 +10,9 @@ import structlog
 from wardround.runtime.clock import Clock
 from wardround.runtime.store.blocking import run
 from wardround.runtime.store.port import ObjectStore
-from wardround.site_agent.audit.log import AuditLog, Fact
+from wardround.site_agent.audit.log import AuditLog, Fact, LogUnwritableError
 from wardround.site_agent.inbox import Inbox
-from wardround.site_agent.patience import Patience
+from wardround.site_agent.patience import Patience, outage
 from wardround.site_agent.policy import Fault, Policy, load_policy
 from wardround.site_agent.scheduler.port import Scheduler
 from wardround.site_agent.settings import SiteSettings
@@ -74,6 +74,15 @@ class Site:
         return await self.patience(call)
 
     async def log(self, what: str, **facts: Fact) -> None:
-        """Add a line to the site's own log, waiting while the disk is full; what it tells of may leave afterwards."""
-        # A slow disk must not hold up the loop; without waiting for the disk, a thread costs more than the line.
-        await self.patience(lambda: run(not self.audit.durable, self.audit.write, what, **facts))
+        """Add a line to the site's own log, waiting while it takes none; what it tells of may leave afterwards."""
+
+        async def write() -> None:
+            try:
+                # A slow disk must not hold up the loop; without waiting for it, a thread costs more than the line.
+                await run(not self.audit.durable, self.audit.write, what, **facts)
+            except OSError as error:
+                if outage(error) is None:
+                    raise LogUnwritableError(str(error)) from error
+                raise
+
+        await self.patience(write)

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
+from wardround.runtime.regular_file import open_regular
 from wardround_messages.base import Model, Text, Timestamp, canonical_json
 
 FILE = "stopped.json"
@@ -36,7 +37,7 @@ class Standstill:
     def word(self) -> Stopped | None:
         """The word that stopped the clinic; None while work goes on. A file that cannot be read stops it as well."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path, follow=True) as file:
                 return Stopped.model_validate_json(file.read(AT_MOST))
         except FileNotFoundError:
             return Stopped(reason=UNREADABLE) if self.path.is_symlink() else None

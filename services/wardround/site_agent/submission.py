@@ -1,13 +1,15 @@
 """The end of a task: the update, then the answer that names it, then the folder is cleared."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
+from wardround.runtime.regular_file import open_regular
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError
-from wardround.runtime.store.transfer import create_or_compare, file_digest
+from wardround.runtime.store.transfer import create_or_compare
 from wardround.site_agent.audit.facts import about_answer, about_trainer
 from wardround.site_agent.hand import Hand, names_of
 from wardround.site_agent.site import Site
@@ -108,7 +110,8 @@ def _answer_key(start: StartTask) -> str:
 def _digest_of(file: Path) -> str | None:
     """Which cases were used is the clinic's own affair; that they were these and no others can be shown later."""
     try:
-        return file_digest(file)[1]
+        with open_regular(file) as cases:
+            return hashlib.file_digest(cases, "sha256").hexdigest()
     except OSError:
         return None
 

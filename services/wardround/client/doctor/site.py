@@ -14,7 +14,13 @@ from wardround.client.doctor.findings import Check, Verdict, in_thread, ok, skip
 from wardround.client.doctor.probe import WITHIN as PROBE_WITHIN
 from wardround.client.doctor.probe import Probe, clear_left
 from wardround.client.doctor.room import ENOUGH, look_at_room
-from wardround.client.doctor.site_files import judge_policy, look_at_dataset, look_at_secrets, look_at_user
+from wardround.client.doctor.site_files import (
+    judge_policy,
+    look_at_dataset,
+    look_at_records,
+    look_at_secrets,
+    look_at_user,
+)
 from wardround.client.doctor.store import look_at_login, look_at_rights, rights_of_site
 from wardround.client.doctor.trainers import DESCRIBES_WITHIN, TRAINER_OF_PROBE, Trainers
 from wardround.runtime.clock import Clock, wall_clock
@@ -50,6 +56,7 @@ class SiteDoctor:
         return (
             Check("policy.toml", partial(_said, judge_policy(policy, site.datasets))),
             Check("user", lambda: look_at_user(paths.inbox)),
+            Check("inbox and log", lambda: look_at_records(paths)),
             Check("secrets", lambda: look_at_secrets(site)),
             Check("disk", lambda: look_at_room(folders, wanted=room_wanted(policy))),
             *self._hub_checks(),

@@ -5,12 +5,16 @@ import pwd
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from wardround.client.doctor.findings import Verdict, in_thread, ok, skipped, warning, worst_of, wrong
 from wardround.runtime.secrets import Secret, SecretUnreadableError
+from wardround.site_agent.audit.chain import opened
+from wardround.site_agent.inbox import Inbox
+from wardround.site_agent.inbox_file import InboxError
 from wardround.site_agent.policy import Policy
-from wardround.site_agent.settings import Airflow, Dataset, SiteSettings
+from wardround.site_agent.settings import Airflow, Dataset, Paths, SiteSettings
 
 LOOKED_AT_MOST = 100_000  # files and folders of a data set
 LOOKS_FOR = 10.0  # seconds
@@ -37,6 +41,34 @@ def judge_policy(policy: Policy, datasets: Mapping[str, Dataset]) -> Verdict:
         return warning("; ".join(absent), "add [datasets.NAME] to site.toml, or take it out of the rule")
     studies = ", ".join(dict.fromkeys(rule.study for rule in policy.rules))
     return ok(f"{len(policy.rules)} rule{'s' if len(policy.rules) > 1 else ''}, for: {studies}")
+
+
+# --- what the agent writes -------------------------------------------------------------------------------------------
+
+
+async def look_at_records(paths: Paths) -> Verdict:
+    """Whether inbox and log, where they are there already, are what an agent can go on in."""
+    return await in_thread(partial(_records, paths))
+
+
+def _records(paths: Paths) -> Verdict:
+    try:
+        if paths.inbox.exists():
+            with Inbox.read(paths.inbox):
+                pass
+    except InboxError as error:
+        return wrong(str(error), "move it elsewhere; the agent makes another, and finds at the hub what it must know")
+    try:
+        with opened(paths.log) as lines:
+            next(lines, None)
+    except FileNotFoundError:
+        if paths.log.is_symlink():
+            return wrong(f"{paths.log} is a link to what is not there", "mend or remove the link")
+    except OSError as error:
+        return wrong(
+            f"{paths.log} cannot be used as a log: {error.strerror}", "move it elsewhere; nothing leaves without it"
+        )
+    return ok("they can be used, as far as they are there")
 
 
 # --- whose files, and secrets ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
+from wardround.runtime.regular_file import open_regular
 from wardround_messages.base import Count, Model, Sha256, Timestamp, canonical_bytes
 from wardround_messages.journal import GENESIS
 from wardround_messages.objects import LogHead
@@ -116,7 +117,7 @@ def _no_constant(name: str) -> None:
 @contextmanager
 def opened(path: Path) -> Iterator[Iterator[Line]]:
     """The lines that are in the log now, whether an agent writes to it or not. Raises `OSError`."""
-    with path.open("rb") as file:
+    with open_regular(path, follow=True) as file:
         fcntl.flock(file, fcntl.LOCK_SH)  # no line is half written while it is held
         size = os.fstat(file.fileno()).st_size
         fcntl.flock(file, fcntl.LOCK_UN)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from wardround.runtime.clock import Clock
+from wardround.runtime.regular_file import check_regular, open_regular
 from wardround.runtime.store.transfer import file_digest
 from wardround.site_agent.audit.chain import BEGAN, DAMAGED, GAP, LINE_AT_MOST, OWN, TORN, Tail, tail_of
 from wardround_messages.base import canonical_bytes, digest
@@ -34,6 +35,10 @@ class _Known:
     inode: int
     size: int
     tail: Tail
+
+
+class LogUnwritableError(Exception):
+    """The log takes no line, and it is not for want of room: somebody has to see to it."""
 
 
 class AuditLog:
@@ -54,15 +59,15 @@ class AuditLog:
 
     @property
     def head(self) -> LogHead | None:
-        """The newest line that this process knows of, out of the file where it wrote none; None in an empty log."""
+        """The newest line that this process knows of, out of the file where it wrote none; None where there is none."""
         known = self._known
         if known is not None:
             return known.tail.head
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path, follow=True) as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 return tail_of(file, os.fstat(file.fileno()).st_size).head
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def write(self, what: str, **facts: Fact) -> LogHead:
@@ -102,7 +107,13 @@ class AuditLog:
         try:
             descriptor = os.open(self._path, _WRITING | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:  # also for a link to what is not there yet, which is made, and given to nobody
-            return os.open(self._path, _WRITING | os.O_CREAT, 0o600)
+            descriptor = os.open(self._path, _WRITING | os.O_CREAT | os.O_NONBLOCK, 0o600)
+            try:
+                check_regular(descriptor, self._path)
+            except OSError:
+                os.close(descriptor)
+                raise
+            return descriptor
         self._give_to_agent(descriptor)
         return descriptor
 

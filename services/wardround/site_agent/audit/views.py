@@ -46,7 +46,7 @@ def _cell(value: Any) -> str:
         case None:
             return ""
         case str():
-            return f"'{value}" if value.startswith(FORMULA) else value
+            return f"'{value}" if value.startswith(FORMULA) or value.lstrip().startswith(FORMULA) else value
         case datetime():
             return value.isoformat()
         case dict() | list():

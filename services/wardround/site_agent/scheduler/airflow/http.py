@@ -140,7 +140,10 @@ def answered_at(answer: httpx.Response) -> datetime | None:
 
 
 def _away(error: Exception) -> SchedulerUnavailableError:
-    return SchedulerUnavailableError(f"{type(error).__name__}: {printable(str(error))}"[:DETAIL_AT_MOST])
+    # Of what the other side said nothing is told: it may hold what it was sent, such as the password.
+    ours = isinstance(error, httpx.ConnectError)
+    words = f"{type(error).__name__}: {printable(str(error))}" if ours else type(error).__name__
+    return SchedulerUnavailableError(words[:DETAIL_AT_MOST])
 
 
 # --- what an answer's status means -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from wardround.site_agent.scheduler.airflow.api import AirflowApi
 from wardround.site_agent.scheduler.airflow.http import AirflowHttp
 from wardround.site_agent.scheduler.airflow.runs import AirflowRuns, check_conf
 from wardround.site_agent.scheduler.airflow.said import OVER, SUCCESS, Run, TaskInstance
-from wardround.site_agent.scheduler.airflow.spool import NoTaskError, folder_of, trainer_of
+from wardround.site_agent.scheduler.airflow.spool import NoTaskError, folder_of, remove, trainer_of
 from wardround.site_agent.scheduler.airflow.training_lock import is_held
 from wardround.site_agent.scheduler.port import (
     Began,
@@ -94,7 +94,7 @@ class AirflowScheduler:
         await self._runs.check_runnable(own)
         self._seen.pop(task, None)
         if again:
-            (self._folder(task) / RESULT).unlink(missing_ok=True)
+            remove(self._folder(task) / RESULT)
         try:
             if dag == own:
                 await self._api.clear(own, task)

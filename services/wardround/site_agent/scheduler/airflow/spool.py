@@ -1,7 +1,9 @@
 """What an agent reads in a task's folder to find its run: whether there is a task, and of which trainer."""
 
+import shutil
 from pathlib import Path
 
+from wardround.runtime.regular_file import open_regular
 from wardround.site_agent.scheduler.port import SchedulerError
 from wardround_messages.codec import MalformedError, parse
 from wardround_messages.names import parse_task_id
@@ -20,6 +22,14 @@ def folder_of(spool: Path, task: str) -> Path:
         raise NoTaskError("bad_task_id", str(error)) from None
 
 
+def remove(path: Path) -> None:
+    """What lies there, if anything does: a training may have made a folder where a file belongs."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def trainer_of(folder: Path) -> str:
     """The trainer that the job in the folder names.
 
@@ -28,7 +38,7 @@ def trainer_of(folder: Path) -> str:
         SchedulerError: `no_folder`; the job is there, and cannot be read.
     """
     try:
-        with (folder / JOB).open("rb") as file:
+        with open_regular(folder / JOB) as file:
             return parse(Job, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST).trainer
     except FileNotFoundError:
         raise NoTaskError("no_folder", "the folder of the task holds no job.json") from None
