@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -12,6 +13,8 @@ from clinic import BUCKET, EXPERIMENT, POLICY, Clinic, eventually, manifest_of
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.store.port import StoreUnavailableError
 from wardround.site_agent import duty
+from wardround.site_agent.audit.chain import opened
+from wardround.site_agent.audit.check import verify
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.judgement import RefusedError
 from wardround_messages.events import MetricsReported, SiteSeen, TaskAnswered, TaskStarted
@@ -63,6 +66,32 @@ async def test_what_a_person_refuses_is_declined_and_may_be_approved_later(clini
         ("refuse", "alice"),
         ("approve", "alice"),
     ]
+
+
+async def test_people_who_decide_all_at_once_leave_one_consistent_history(clinic: Clinic) -> None:
+    async with clinic.running() as agent:
+        await clinic.enrol()
+        said = await asyncio.gather(
+            *(
+                decide
+                for number in range(10)
+                for decide in (
+                    agent.approve(EXPERIMENT, by=f"a{number}"),
+                    agent.withdraw(EXPERIMENT, "no", by=f"w{number}"),
+                    agent.refuse(EXPERIMENT, "no", by=f"r{number}"),
+                )
+            ),
+            return_exceptions=True,
+        )
+    assert {type(each) for each in said} <= {type(None), RefusedError}
+    stored = await clinic.objects("consent/")
+    consents = [await clinic.consent(number) for number in range(1, len(stored) + 1)]
+    assert [consent.number for consent in consents] == list(range(1, len(stored) + 1))
+    assert all(one.verdict != following.verdict for one, following in pairwise(consents))
+    with Inbox.read(clinic.settings.paths.inbox) as inbox:
+        assert inbox.consents_to(EXPERIMENT) == (consents[-1],)
+    with opened(clinic.settings.paths.log) as lines:
+        assert verify(lines, ()).lines == len(clinic.audit)
 
 
 async def test_while_more_rounds_wait_for_a_persons_word_those_granted_are_trained(clinic: Clinic) -> None:
