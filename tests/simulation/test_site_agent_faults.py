@@ -20,6 +20,7 @@ from wardround.runtime.bus.port import BusUnavailableError
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.store.port import AccessDeniedError, StoreUnavailableError
 from wardround.site_agent import duty
+from wardround.site_agent.audit.log import AuditLog
 from wardround.site_agent.inbox import REMEMBERED, Inbox
 from wardround.site_agent.patience import outage
 from wardround.site_agent.scheduler.port import (
@@ -33,7 +34,7 @@ from wardround.site_agent.scheduler.port import (
 )
 from wardround.site_agent.trainers import TrainersError
 from wardround_messages.events import SiteSeen, TaskAnswered, TaskStarted
-from wardround_messages.objects import Answer
+from wardround_messages.objects import Answer, LogHead
 
 
 async def one_life_cut_short(folder: Path, at: int, *, carried_out: bool, crashes: int) -> tuple[bool, Clinic, Answer]:
@@ -313,19 +314,13 @@ async def test_a_higher_attempt_begins_when_the_lower_one_has_stopped_and_is_ans
     assert scheduler.course == ["trigger a01", "stopped a01", "trigger a02"]
 
 
-def in_the_way_of_the_log(clinic: Clinic) -> None:
-    """A folder where the log is: what no waiting mends."""
-    log = clinic.settings.paths.log
-    if log.exists():
-        log.rename(log.with_suffix(".aside"))
-    log.mkdir()
+def break_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a fault of the code, which no waiting mends."""
 
+    def broken(self: AuditLog, what: str, **facts: Any) -> LogHead:
+        raise RuntimeError("a fault")
 
-def out_of_the_way(clinic: Clinic) -> None:
-    log = clinic.settings.paths.log
-    log.rmdir()
-    if log.with_suffix(".aside").exists():
-        log.with_suffix(".aside").rename(log)
+    monkeypatch.setattr(AuditLog, "write", broken)
 
 
 async def left_for_later(logs: list[Any]) -> None:
@@ -335,31 +330,35 @@ async def left_for_later(logs: list[Any]) -> None:
     await eventually(left)
 
 
-async def test_a_task_that_came_to_nothing_is_taken_up_when_the_hub_repeats_it(tmp_path: Path) -> None:
+async def test_a_task_that_came_to_nothing_is_taken_up_when_the_hub_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clinic = Clinic(tmp_path)
     await clinic.open_experiment()
-    clinic.training.before = lambda folder, cancelled: in_the_way_of_the_log(clinic)
+    clinic.training.before = lambda folder, cancelled: break_the_log(monkeypatch)
     with capture_logs() as logs:
         async with clinic.running():
             await clinic.enrol()
             await clinic.hub.send(clinic.start())
             await left_for_later(logs)
-            out_of_the_way(clinic)
+            monkeypatch.undo()
             await clinic.hub.send(clinic.start())
             answer = await clinic.answer(clinic.start())
     assert answer.outcome == "done"
     assert len(clinic.training.trained) == 1
 
 
-async def test_an_offer_that_came_to_nothing_is_answered_when_the_hub_repeats_it(tmp_path: Path) -> None:
+async def test_an_offer_that_came_to_nothing_is_answered_when_the_hub_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clinic = Clinic(tmp_path)
     await clinic.open_experiment()
-    in_the_way_of_the_log(clinic)
+    break_the_log(monkeypatch)
     with capture_logs() as logs:
         async with clinic.running():
             await clinic.hub.send(clinic.offer())
             await left_for_later(logs)
-            out_of_the_way(clinic)
+            monkeypatch.undo()
             await clinic.hub.send(clinic.offer())
             consent = await clinic.consent()
             await clinic.hub.send(clinic.offer())
