@@ -29,7 +29,7 @@ airflow: $(if $(WARDROUND_AIRFLOW),,.cache/airflow/.installed) ## Install Airflo
 demo: $(VENV)/.run ## Set up and run the first example: breast cancer, three clinics, against pooled data
 	$(BIN)/wardround simulate examples/breast-cancer.toml --fresh
 
-check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that need no server and no torch (two minutes)
+check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that need no server and no torch (some four minutes)
 
 test: $(VENV)/.torch servers lint types ## Set up everything, RabbitMQ, MinIO and Airflow included, and run all tests
 	$(BIN)/coverage erase
