@@ -1,11 +1,11 @@
 """Following `metrics.jsonl` while a task writes it: bounded in memory, blind to what is not a metric."""
 
 import os
-import stat
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from wardround.runtime.regular_file import open_regular
 from wardround.site_agent.policy import Leave
 from wardround_messages.events import Progress
 from wardround_messages.task_folder import METRIC_LINE_AT_MOST, MetricLine, MetricsLine, ProgressLine
@@ -58,18 +58,13 @@ class MetricsFollower:
 
     def _read(self) -> bytes:
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = open_regular(self._path)
         except OSError:
             return b""
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                return b""
-            if status.st_size < self._offset:  # started again
+        with file:
+            if os.fstat(file.fileno()).st_size < self._offset:  # started again
                 self._offset, self._rest, self._skipping = 0, b"", False
-            data = os.pread(descriptor, CHUNK, self._offset)
-        finally:
-            os.close(descriptor)
+            data = os.pread(file.fileno(), CHUNK, self._offset)
         self._offset += len(data)
         return data
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from wardround.runtime.regular_file import open_regular
 from wardround.runtime.toml_file import LARGEST, SettingsError, Table, as_table, parse_toml
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import Slug, Task
@@ -243,7 +244,7 @@ class PolicyFile(Table):
 def load_policy(path: Path) -> Policy:
     """The policy in the file. It never raises: a missing, empty or broken file is a policy that denies everything."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, follow=True) as file:
             data = file.read(LARGEST + 1)
     except FileNotFoundError as error:
         return _missing("the clinic has no policy, so nothing is allowed", str(error))
