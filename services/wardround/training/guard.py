@@ -3,14 +3,12 @@
 import os
 import selectors
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from wardround.training.processes import adopt_orphans, die_with, kill_children, signal_group
+from wardround.training.processes import adopt_orphans, be_the_child, kill_children, signal_group
 
 GRACE = 0.3
 """Seconds between SIGTERM and SIGKILL."""
@@ -48,7 +46,7 @@ def guard(work: Callable[[], int]) -> NoReturn:
     child = os.fork()
     if child == 0:
         watched.close()
-        _be_the_child(work, parent, (leash, woken, wake))
+        be_the_child(work, parent, (leash, woken, wake), handled=(*_ENDING, signal.SIGCHLD))
     with suppress(OSError):  # both sides set the group, so that no signal comes too early
         os.setpgid(child, child)
     _wait(child, watched, leash, woken)
@@ -67,26 +65,6 @@ def _leash(watched: selectors.BaseSelector) -> int:
             f"({error.strerror}): with containers, run them with --interactive"
         ) from None
     return leash
-
-
-def _be_the_child(work: Callable[[], int], parent: int, not_its_own: tuple[int, ...]) -> NoReturn:
-    status = 1
-    try:
-        os.setpgid(0, 0)
-        die_with(parent)
-        signal.set_wakeup_fd(-1)
-        for number in (*_ENDING, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        for file in not_its_own:
-            os.close(file)
-        status = work()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
 
 
 def _wait(child: int, watched: selectors.BaseSelector, leash: int, woken: int) -> None:

@@ -4,8 +4,10 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -18,6 +20,34 @@ def die_with(parent: int) -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def be_the_child(
+    work: Callable[[], int], parent: int, not_its_own: tuple[int, ...], *, handled: tuple[signal.Signals, ...]
+) -> NoReturn:
+    """What a fork does: `work`, in a process group of its own that dies with its parent, and then nothing else.
+
+    Args:
+        not_its_own: files of the parent, which are closed here.
+        handled: signals that the parent handles, and the child not.
+    """
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        die_with(parent)
+        signal.set_wakeup_fd(-1)
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+        for file in not_its_own:
+            os.close(file)
+        status = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
 
 
 def adopt_orphans() -> None:

@@ -16,10 +16,9 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from wardround.training import __main__ as command
-from wardround.training.processes import die_with, signal_group
+from wardround.training.processes import be_the_child, signal_group
 from wardround.training.registry import code_digest, describe, installed_trainer
 from wardround_messages.names import parse_task_id
 from wardround_messages.task_folder import OUTPUT
@@ -95,7 +94,12 @@ class ForkServer:
             self._report(ended=task, status=_COULD_NOT_START)
             return
         if pid == 0:
-            _be_the_child(self._spool / task, server, (self._orders, self._reports))
+            be_the_child(
+                lambda: _carry_out(self._spool / task),
+                server,
+                (self._orders, self._reports),
+                handled=(signal.SIGCHLD,),
+            )
         # Both sides set the group, so that no signal comes too early.
         with suppress(OSError):
             os.setpgid(pid, pid)
@@ -130,24 +134,9 @@ class ForkServer:
         os.write(self._reports, json.dumps(line).encode() + b"\n")
 
 
-def _be_the_child(folder: Path, server: int, pipes: tuple[int, ...]) -> NoReturn:
-    status = 1
-    try:
-        os.setpgid(0, 0)
-        die_with(server)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for pipe in pipes:
-            os.close(pipe)
-        _redirect_output(folder / OUTPUT)
-        status = _train(folder)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
+def _carry_out(folder: Path) -> int:
+    _redirect_output(folder / OUTPUT)
+    return _train(folder)
 
 
 def _train(folder: Path) -> int:
