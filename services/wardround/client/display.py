@@ -86,7 +86,7 @@ def _rounds(view: ExperimentView, now: datetime, width: int) -> Text:
     until = view.changed_at if view.ended else now
     gone = duration_text((until - view.started_at).total_seconds())
     segments = [f"{view.rounds_done} of {view.rounds_planned}", f"{gone} {'in all' if view.ended else 'gone'}"]
-    left = _seconds_left(view, now)
+    left = seconds_left(view, now)
     if left is not None and left >= 1:
         segments.append(f"about {duration_text(left if left < 120 else round(left / 60) * 60)} left")
     after = "   ".join(segments)
@@ -97,8 +97,8 @@ def _rounds(view: ExperimentView, now: datetime, width: int) -> Text:
     return text
 
 
-def _seconds_left(view: ExperimentView, now: datetime) -> float | None:
-    """The rounds to come, each as long as those so far were on average."""
+def seconds_left(view: ExperimentView, now: datetime) -> float | None:
+    """How long the rounds to come may take, each as long as those so far were on average."""
     if view.ended or view.paused is not None or view.trains_since is None or view.model is None or not view.rounds_done:
         return None
     each = (view.model.adopted_at - view.trains_since).total_seconds() / view.rounds_done

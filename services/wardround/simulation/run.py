@@ -1,4 +1,4 @@
-"""One simulated run: the federation, then the same training on pooled data to compare it with."""
+"""One simulated run: a federation in its folder, and what it is held against in folders below."""
 
 import asyncio
 import contextlib
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from wardround.metrics.board import ExperimentBoard
 from wardround.metrics.rebuild import rebuild
 from wardround.metrics.view import ExperimentView, Metrics, ModelView
 from wardround.runtime.store.transfer import download
 from wardround.simulation.federation import Federation
+from wardround.simulation.references import Reference, reference_clinic, reference_manifest
 from wardround.simulation.researcher import Ending, carry_through
-from wardround.simulation.sites import Clinic, pooled_clinic
+from wardround.simulation.sites import Clinic
 from wardround_messages.base import canonical_json
-from wardround_messages.manifest import Cohort, Manifest
-from wardround_messages.names import EXPERIMENT_MAX, GlobalKey, bucket_of
+from wardround_messages.manifest import Manifest
+from wardround_messages.names import GlobalKey, Task, bucket_of
 
-POOLED = "pooled"
 MANIFEST_FILE = "experiment.json"
 MODEL_FILE = "model.safetensors"
 FIGURES_WITHIN = 10.0  # seconds after the end of an experiment
@@ -39,11 +40,13 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a run ended and what it came to; `view` is None where the experiment was refused."""
+    """How a run ended and what it came to; `view` is None where the experiment was refused. `tested_on` is the number
+    of common test cases that the last model was measured on, None where it was on none."""
 
     ending: Ending
-    view: ExperimentView | None
-    model_file: Path | None
+    view: ExperimentView | None = None
+    model_file: Path | None = None
+    tested_on: int | None = None
 
     @property
     def metrics(self) -> Metrics:
@@ -102,43 +105,43 @@ async def run_federation(
         watch(manifest.id, lambda: federation.board.experiment(manifest.id))
         ending = await carry_through(federation, manifest, brought=brought)
         if ending.state == "refused":
-            return Run(ending, None, None)
+            return Run(ending)
         if ending.state == "finished":
             await _figures_written(federation, manifest.id)
-        view = (await rebuild(federation.store, manifest.id)).view({})
+        board = await rebuild(federation.store, manifest.id)
+        view = board.view({})
         model = None if view is None else view.model
         file = None if model is None else await _keep_model(federation, manifest.id, model, folder)
-        return Run(ending, view, file)
+        return Run(ending, view, file, _tested_on(board))
 
 
-async def run_pooled(
+async def run_reference(
     manifest: Manifest,
     clinics: Sequence[Clinic],
     folder: Path,
     embedding: Embedding,
+    reference: Reference,
     *,
     brought: Path | None = None,
     watch: Watcher,
 ) -> Run:
-    """The same trainer, rounds and seed on the data of all sites in one place."""
-    alone = pooled_manifest(manifest)
-    folder = folder / POOLED
-    return await run_federation(
-        alone, [pooled_clinic(folder, list(clinics), alone, manifest)], folder, embedding, brought=brought, watch=watch
-    )
+    """What the run in `folder` is held against, in its own folder below."""
+    below = folder / reference.folder
+    clinic = reference_clinic(below, clinics, manifest, reference)
+    alone = reference_manifest(manifest, reference)
+    return await run_federation(alone, [clinic], below, embedding, brought=brought, watch=watch)
 
 
-def pooled_manifest(manifest: Manifest) -> Manifest:
-    """The experiment with one site, which holds all the data."""
-    test = manifest.evaluation.test
-    return manifest.model_copy(
-        update={
-            "id": f"{manifest.id[: EXPERIMENT_MAX - len(POOLED) - 1].rstrip('-')}-{POOLED}",
-            "cohort": Cohort(sites=(POOLED,)),
-            "evaluation": manifest.evaluation.model_copy(
-                update={"test": test.model_copy(update={"site": POOLED}) if test else None}
-            ),
-        }
+def _tested_on(board: ExperimentBoard) -> int | None:
+    return next(
+        (
+            site.received.cases
+            for number in sorted(board.figures, reverse=True)
+            for step in board.figures[number].steps
+            for site in step.sites
+            if step.task is Task.TEST and site.received is not None
+        ),
+        None,
     )
 
 

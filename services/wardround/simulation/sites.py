@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.runtime.toml_file import SettingsError
-from wardround.site_agent.settings import Dataset, Paths, SiteSettings, load_site
+from wardround.site_agent.settings import Paths, SiteSettings, load_site
 from wardround.training.registry import dataset_writer
 from wardround_messages.manifest import Manifest
 
@@ -108,7 +108,7 @@ def write_clinic(
     salt = folder / "secrets" / "split"
     salt.touch(mode=0o600)
     salt.write_text(hashlib.sha256(f"{site}.{seed}".encode()).hexdigest())
-    (folder / POLICY_FILE).write_text(_policy(allowed))
+    (folder / POLICY_FILE).write_text(policy_text(allowed))
     (folder / SITE_FILE).write_text(_site(folder, site, data, scheduler=scheduler))
 
 
@@ -131,7 +131,8 @@ slots = 1
 {datasets}"""
 
 
-def _policy(allowed: Sequence[Allowed]) -> str:
+def policy_text(allowed: Sequence[Allowed]) -> str:
+    """A policy that allows this and nothing else."""
     return """schema  = 1
 default = "deny"
 
@@ -160,25 +161,3 @@ def beside(clinic: Clinic, folder: Path) -> Clinic:
     paths = Paths.model_construct(inbox=folder / "inbox.sqlite", log=folder / "audit.jsonl", spool=folder / "spool")
     folder.mkdir(parents=True, exist_ok=True)
     return Clinic(clinic.settings.model_copy(update={"paths": paths}), clinic.policy)
-
-
-def pooled_clinic(folder: Path, clinics: list[Clinic], alone: Manifest, manifest: Manifest) -> Clinic:
-    """The one site of the experiment `alone`: it holds the data of all sites of `manifest`."""
-    test = manifest.evaluation.test
-    cohort = [clinic for clinic in clinics if clinic.name in manifest.cohort.sites]
-    holders = {manifest.training.dataset: cohort}
-    if test is not None:
-        holders[test.dataset] = [clinic for clinic in cohort if clinic.name == test.site]
-    folder.mkdir(parents=True, exist_ok=True)
-    allowed = Allowed(alone.study, alone.training.trainer, tuple(sorted(holders)))
-    (folder / POLICY_FILE).write_text(_policy([allowed]))
-    datasets = {name: held for name, sites in holders.items() if (held := _together(name, sites)) is not None}
-    settings = cohort[0].settings.model_copy(update={"site": alone.cohort.sites[0], "datasets": datasets})
-    return beside(Clinic(settings, folder / POLICY_FILE), folder)
-
-
-def _together(name: str, clinics: list[Clinic]) -> Dataset | None:
-    held = [clinic.settings.datasets[name] for clinic in clinics if name in clinic.settings.datasets]
-    if not held:
-        return None
-    return held[0].model_copy(update={"path": tuple(path for dataset in held for path in dataset.path)})

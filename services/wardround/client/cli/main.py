@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wardround import __version__
-from wardround.client.cli import check, dead, doctor, hub, look, simulate, stack, start, steer, watch
+from wardround.client.cli import check, compare, dead, doctor, hub, look, simulate, stack, start, steer, watch
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.optional import module_of
 from wardround.runtime.logging import configure_logging, printable
@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Federated learning for hospitals: the model travels, patient data never does.",
 )
 app.command("simulate")(simulate.simulate)
+app.command("compare")(compare.compare)
 app.command("check")(check.check)
 app.command("start")(start.start)
 app.command("watch")(watch.watch)

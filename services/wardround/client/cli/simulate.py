@@ -40,7 +40,8 @@ def simulate(
 ) -> None:
     """Run an experiment with all its clinics on this machine. The same command goes on where an earlier one stopped."""
     with needing("simulate", extra="simulation"):
-        from wardround.client.cli.simulation import Wish, carry_out
+        from wardround.client.cli.embedded import Wish
+        from wardround.client.cli.simulation import carry_out
 
     wish = Wish(
         file=file,
@@ -49,9 +50,7 @@ def simulate(
         overrides=tuple(overrides or ()),
         out=out,
         fresh=fresh or store is Store.MEMORY,
-        pooled=pooled,
         store=store.value,
         trainings=trainings.value,
-        as_json=as_json,
     )
-    raise typer.Exit(carry_out(wish))
+    raise typer.Exit(carry_out(wish, pooled=pooled, as_json=as_json))

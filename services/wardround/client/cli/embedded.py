@@ -1,0 +1,158 @@
+"""An experiment made ready to run with all its clinics on this machine: what `simulate` and `compare` share."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from wardround.client.cli.errors import CommandError, Exit
+from wardround.client.experiment_file import read_experiment
+from wardround.runtime.store.transfer import file_digest
+from wardround.simulation.memory import reuse_large_buffers
+from wardround.simulation.run import Embedding, InUseError, Run, claimed, clear
+from wardround.simulation.sites import Clinic, SitesError, beside, load_clinics, make_clinics
+from wardround_messages.manifest import Manifest
+from wardround_messages.names import GLOBAL_PREFIX, bucket_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a person asked for. Of the clinics `sites` says how many, or where they lie; with `fresh` an earlier run's
+    results are deleted first."""
+
+    file: Path
+    sites: str | None
+    id: str | None
+    overrides: tuple[str, ...]
+    out: Path
+    fresh: bool
+    store: Literal["folder", "memory"]
+    trainings: Literal["inline", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """`brought` is the file of the first model where the experiment does not make one; `folder` is the run's."""
+
+    manifest: Manifest
+    brought: Path | None
+    clinics: list[Clinic]
+    folder: Path
+    embedding: Embedding
+
+
+@contextmanager
+def ready(wish: Wish) -> Iterator[Ready]:
+    """The experiment with its clinics, in a folder that no other command works in meanwhile.
+
+    Raises:
+        CommandError: the file, the clinics or the folder cannot be used.
+    """
+    names, own = _sites(wish.sites)
+    read = read_experiment(
+        wish.file,
+        id=wish.id,
+        overrides=wish.overrides,
+        sites=names,
+        find_fork=lambda experiment, round_: file_digest(_model_of(wish.out, experiment, round_)),
+    )
+    manifest, brought = read.manifest, read.brought
+    initial = manifest.model.initial
+    if initial.kind == "forked":
+        brought = _model_of(wish.out, initial.experiment, initial.round)
+    reuse_large_buffers()
+    folder = wish.out.absolute() / manifest.id
+    with _claimed(folder):
+        if wish.fresh:
+            _clear(folder)
+        clinics = _clinics(folder, manifest, own, wish.trainings)
+        yield Ready(manifest, brought, clinics, folder, Embedding(wish.store, wish.trainings))
+
+
+def until_interrupted(run: Coroutine[Any, Any, T]) -> T:
+    """Ctrl-C and SIGTERM end the run in good order; a second one ends it at once, which loses nothing either."""
+    return asyncio.run(_until_interrupted(run))
+
+
+def exit_code(run: Run) -> Exit:
+    """How a command ends whose experiment ended so."""
+    match run.ending.state:
+        case "finished":
+            return Exit.DONE
+        case "refused" | "enrolling":
+            return Exit.REFUSED
+        case "paused" if run.ending.code.startswith("enrolment"):
+            return Exit.REFUSED
+        case _:
+            return Exit.ENDED_BADLY
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """No two commands work in one folder."""
+    try:
+        with claimed(folder):
+            yield
+    except InUseError as error:
+        raise CommandError(f"--out: {error}", Exit.TRY_AGAIN) from None
+    except OSError as error:
+        raise CommandError(f"--out: {error.filename or folder}: {error.strerror}") from None
+
+
+def _clear(folder: Path) -> None:
+    try:
+        clear(folder)
+    except FileExistsError as error:
+        raise CommandError(f"--out: {error}") from None
+
+
+async def _until_interrupted(run: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(run)
+
+    def interrupt() -> None:
+        if task.cancelling():
+            os._exit(Exit.INTERRUPTED)
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise CommandError("interrupted; the same command goes on where it stopped", Exit.INTERRUPTED) from None
+
+
+def _sites(wish: str | None) -> tuple[tuple[str, ...] | None, Path | None]:
+    """What `--sites` says: the names of the clinics to make, or the folder with a person's own."""
+    if wish is None:
+        return None, None
+    if not (wish.isascii() and wish.isdigit()):
+        return None, Path(wish)
+    if not 1 <= int(wish) <= 1000:
+        raise CommandError(f"--sites {wish}: must be 1 to 1000 clinics, or a folder")
+    return tuple(f"clinic-{number}" for number in range(1, int(wish) + 1)), None
+
+
+def _clinics(folder: Path, manifest: Manifest, own: Path | None, trainings: str) -> list[Clinic]:
+    try:
+        if own is None:
+            return make_clinics(folder / "sites", manifest, scheduler=trainings)
+        return [beside(clinic, folder / "sites" / clinic.name) for clinic in load_clinics(own, manifest.cohort.sites)]
+    except SitesError as error:
+        raise CommandError(str(error)) from None
+
+
+def _model_of(out: Path, experiment: str, round_: int) -> Path:
+    """A global model of an earlier simulation."""
+    folder = out / experiment / "hub" / bucket_of(experiment) / GLOBAL_PREFIX / f"r{round_:06d}"
+    models = sorted(folder.glob("*.safetensors"))
+    if not models:
+        raise CommandError(f"model.initial: there is no model {round_} of '{experiment}' in {out}")
+    return models[0]
