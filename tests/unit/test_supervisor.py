@@ -5,18 +5,19 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from wardround.simulation.sites import SitesError
+from wardround.runtime.toml_file import read_toml
+from wardround.simulation.sites import SitesError, load_clinics
 from wardround.stack import supervisor as supervising
 from wardround.stack.folder import Plan, read_state
 from wardround.stack.program import Child, Program, ProgramError
-from wardround.stack.sites import make_sites
+from wardround.stack.sites import add_brain_tumour, make_sites
 from wardround.stack.supervisor import Stage, Supervisor
 
 
@@ -136,6 +137,32 @@ def test_the_clinics_of_a_stack_are_divided_once(tmp_path: Path) -> None:
     with pytest.raises(SitesError, match="--fresh"):
         make_sites(tmp_path, ("clinic-1", "clinic-2", "clinic-3"), seed=7)
     assert policy.read_text() == "# ours"
+
+
+def test_the_scans_are_added_once_and_all_else_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Sequence[str]] = []
+
+    def scans(out: Path, sites: Sequence[str], seed: int) -> dict[str, dict[str, Path]]:
+        written.append(sites)
+        found = {site: {"brain-mri": out / site / "brain-mri"} for site in sites}
+        found[sites[0]]["brain-mri-test"] = out / sites[0] / "brain-mri-test"
+        for folder in (folder for data in found.values() for folder in data.values()):
+            folder.mkdir(parents=True)
+            (folder / "dataset.json").write_text("{}")
+        return found
+
+    make_sites(tmp_path, ("clinic-1", "clinic-2"), seed=7)
+    (tmp_path / "clinic-2" / "policy.toml").write_text('schema = 1\ndefault = "deny"\n# ours\n')
+    monkeypatch.setattr("wardround.simulation.sites.dataset_writer", {"brain-mri": scans}.get)
+    for _ in range(2):
+        add_brain_tumour(tmp_path, ("clinic-1", "clinic-2"), seed=7)
+    assert written == [("clinic-1", "clinic-2")]
+    first, second = load_clinics(tmp_path, ("clinic-1", "clinic-2"))
+    assert set(second.settings.datasets) == {"brain-mri", "breast-cancer", "counting"}
+    assert first.settings.datasets["brain-mri-test"].layout == "decathlon"
+    policy = read_toml(tmp_path / "clinic-2" / "policy.toml")
+    assert [rule["datasets"] for rule in policy["allow"]] == [["brain-mri"]]  # type: ignore[index]
+    assert "# ours" in (tmp_path / "clinic-2" / "policy.toml").read_text()
 
 
 def test_no_port_is_given_twice() -> None:

@@ -13,6 +13,7 @@ from wardround_messages.manifest import Manifest
 
 SITE_FILE = "site.toml"
 POLICY_FILE = "policy.toml"
+DECATHLON = "dataset.json"
 RESEARCHER = "researcher-a"
 
 
@@ -112,11 +113,14 @@ def write_clinic(
     (folder / SITE_FILE).write_text(_site(folder, site, data, scheduler=scheduler))
 
 
+def add_data(folder: Path, data: Mapping[str, Path], allowed: Allowed) -> None:
+    """Give a clinic that was made here more data, in its folder, and a policy rule for them. Nothing else changes."""
+    with (folder / SITE_FILE).open("a") as site, (folder / POLICY_FILE).open("a") as policy:
+        site.write(_datasets(folder, data))
+        policy.write(_rule(allowed))
+
+
 def _site(folder: Path, site: str, data: Mapping[str, Path], *, scheduler: str) -> str:
-    datasets = "".join(
-        f'\n[datasets.{name}]\npath       = "{path.relative_to(folder)}"\nsplit_salt = {{ file = "secrets/split" }}\n'
-        for name, path in sorted(data.items())
-    )
     return f"""schema = 1
 site   = "{site}"
 
@@ -128,7 +132,16 @@ spool = "spool"
 [scheduler]
 kind  = "{scheduler}"
 slots = 1
-{datasets}"""
+{_datasets(folder, data)}"""
+
+
+def _datasets(folder: Path, data: Mapping[str, Path]) -> str:
+    return "".join(
+        f'\n[datasets.{name}]\npath       = "{path.relative_to(folder)}"\n'
+        + ('layout     = "decathlon"\n' if (path / DECATHLON).is_file() else "")
+        + 'split_salt = { file = "secrets/split" }\n'
+        for name, path in sorted(data.items())
+    )
 
 
 def policy_text(allowed: Sequence[Allowed]) -> str:

@@ -36,7 +36,7 @@ from wardround.stack.ports import LOOPBACK
 from wardround.stack.rabbitmq import WHERE as RABBITMQ
 from wardround.stack.rabbitmq import find_rabbitmq
 from wardround.stack.services import STACK_VARIABLE, base_environment
-from wardround.stack.sites import SITES, make_sites, write_site_files
+from wardround.stack.sites import SITES, add_brain_tumour, make_sites, write_site_files
 from wardround.stack.stages import missing_servers
 
 LOOK_EVERY = 0.1
@@ -47,10 +47,11 @@ DOWN_WITHIN = 90.0
 Said = Callable[[str], None]
 
 
-async def up(folder: Path, plan: Plan, *, say: Said) -> Plan:
+async def up(folder: Path, plan: Plan, *, brain_tumour: bool = False, say: Said) -> Plan:
     """Bring the stack up; returns when all of it is ready, with the ports that it uses.
 
-    `say` is told each program that has become ready.
+    With `brain_tumour` clinics that are made here get the scans of that example, too. `say` is told each program that
+    has become ready.
 
     Raises:
         StackError: it runs already, a server is not installed, or a program did not start.
@@ -67,6 +68,8 @@ async def up(folder: Path, plan: Plan, *, say: Said) -> Plan:
     try:
         if plan.own_sites is None:
             make_sites(folder / SITES, plan.sites, plan.seed)
+            if brain_tumour:
+                add_brain_tumour(folder / SITES, plan.sites, plan.seed)
         hub = _make_hub(folder, plan)
         if plan.own_sites is None:
             write_site_files(folder, plan, hub)

@@ -12,6 +12,7 @@ from wardround.simulation.sites import (
     SITE_FILE,
     Allowed,
     SitesError,
+    add_data,
     example_data,
     load_clinics,
     write_clinic,
@@ -30,6 +31,7 @@ EXAMPLES = (
     Allowed("breast-cancer", "breast-cancer-mlp", ("breast-cancer", "breast-cancer-test"), rule="breast-cancer"),
     Allowed("counting", "adding", ("counting",), rule="counting"),
 )
+BRAIN_TUMOUR = Allowed("glioma", "brain-tumour-unet", ("brain-mri", "brain-mri-test"), rule="brain-tumour")
 
 
 def make_sites(folder: Path, sites: Sequence[str], seed: int) -> None:
@@ -51,10 +53,29 @@ def make_sites(folder: Path, sites: Sequence[str], seed: int) -> None:
         for site, written in example_data(example.datasets[0], folder, sites, seed).items():
             data[site] |= written
     for site in sites:
-        allowed = [
-            replace(each, datasets=tuple(name for name in each.datasets if name in data[site])) for each in EXAMPLES
-        ]
+        allowed = [_of_its_own(each, data[site]) for each in EXAMPLES]
         write_clinic(folder / site, site, data[site], allowed, seed=seed, scheduler="local")
+
+
+def add_brain_tumour(folder: Path, sites: Sequence[str], seed: int) -> None:
+    """Give the clinics that `make_sites` made the scans of the brain tumour example, which take longer to make than
+    all else. Those that have them keep them.
+
+    Raises:
+        SitesError: a clinic cannot be read, or what makes the scans is not installed.
+    """
+    name = BRAIN_TUMOUR.datasets[0]
+    having = {clinic.name for clinic in load_clinics(folder, tuple(sites)) if name in clinic.settings.datasets}
+    if having >= set(sites):
+        return
+    for site, written in example_data(name, folder, sites, seed).items():
+        if site not in having:
+            add_data(folder / site, written, _of_its_own(BRAIN_TUMOUR, written))
+
+
+def _of_its_own(allowed: Allowed, data: Mapping[str, Path]) -> Allowed:
+    """As far as the clinic has the data."""
+    return replace(allowed, datasets=tuple(name for name in allowed.datasets if name in data))
 
 
 def own_sites(folder: Path) -> tuple[str, ...]:

@@ -47,6 +47,9 @@ def up(
             help="Let each clinic train on an Airflow of its own. Without it: as the last time, at first not.",
         ),
     ] = None,
+    brain_tumour: Annotated[
+        bool, typer.Option(help="Also give the clinics the scans of the brain tumour example, unless they have them.")
+    ] = False,
     fresh: Annotated[bool, typer.Option(help="Delete an earlier stack of this name first.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +64,8 @@ def up(
         earlier = None if fresh else read_plan(home)
     if airflow is None:
         airflow = earlier is not None and earlier.airflow
+    if brain_tumour and own is not None:
+        raise CommandError("--brain-tumour: for clinics that are made here; a folder's clinics have their own data")
     if airflow and len(names) > MOST_AIRFLOWS:
         raise CommandError(f"--airflow: for at most {MOST_AIRFLOWS} clinics, as each has one of its own")
     plan = Plan(
@@ -80,7 +85,7 @@ def up(
         console.print(f"{time.monotonic() - began:5.1f} s  {program} is ready", markup=False)
 
     with _stack_errors():
-        plan = asyncio.run(_up(home, plan, fresh=fresh, say=say))
+        plan = asyncio.run(_up(home, plan, brain_tumour=brain_tumour, fresh=fresh, say=say))
         state = control.status(home)[1]
     profile = _write_profile(home, plan)
     _print(home, plan, state, as_json=as_json)
@@ -90,13 +95,13 @@ def up(
         )
 
 
-async def _up(folder: Path, plan: "Plan", *, fresh: bool, say: Callable[[str], None]) -> "Plan":
+async def _up(folder: Path, plan: "Plan", *, brain_tumour: bool, fresh: bool, say: Callable[[str], None]) -> "Plan":
     from wardround.stack import control
     from wardround.stack.folder import read_plan
 
     if fresh and read_plan(folder) is not None:
         await control.down(folder, delete=True)
-    return await control.up(folder, plan, say=say)
+    return await control.up(folder, plan, brain_tumour=brain_tumour, say=say)
 
 
 @app.command()
