@@ -26,12 +26,12 @@ servers: $(VENV)/.python ## Find RabbitMQ, MinIO and Airflow, or set them up; sa
 airflow: $(if $(WARDROUND_AIRFLOW),,.cache/airflow/.installed) ## Install Airflow alone, into .cache/airflow
 	@:
 
-demo: $(VENV)/.run ## Set up and run the first example: breast cancer, three clinics, against pooled data
-	$(BIN)/wardround simulate examples/breast-cancer.toml --fresh
+demo: $(VENV)/.torch $(if $(STACK),servers) ## Brain tumours at three clinics, against pooled data; STACK=1: on real servers
+	STACK=$(STACK) deploy/demo.sh
 
 check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that need no server and no torch (some four minutes)
 
-test: $(VENV)/.torch servers lint types ## Set up everything, RabbitMQ, MinIO and Airflow included, and run all tests
+test: $(VENV)/.dev $(VENV)/.torch servers lint types ## Set up everything, RabbitMQ, MinIO and Airflow included, and run all tests
 	$(BIN)/coverage erase
 	CI=$${CI:-true} $(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -n 25
@@ -97,7 +97,7 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.dev requirements/torch.txt
+$(VENV)/.torch: $(VENV)/.run requirements/torch.txt
 	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/torch.txt
 	@touch $@
 

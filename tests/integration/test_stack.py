@@ -14,6 +14,8 @@ import pytest
 
 from servers.stack import Stack, require_servers
 from simulation.whole import counting
+from wardround.runtime.roster import load_roster
+from wardround.site_agent.settings import load_site
 from wardround.stack.folder import read_plan, read_state
 from wardround.stack.ports import LOOPBACK
 from wardround.stack.services import STACK_VARIABLE
@@ -53,8 +55,10 @@ async def finished(stack: Stack, experiment: str, *, rounds: int = 2) -> str:
 
 async def test_down_leaves_nothing_behind_and_up_again_has_everything(own: Stack) -> None:
     try:
-        shown = own.up("--sites", "1")
+        shown = own.up("--sites", "1", "--guest", "lake")
         assert "stack 'own' is running" in shown
+        assert "lake" not in own.plan.services
+        assert load_site(own.folder / "hub" / "sites" / "lake" / "site.toml").site == "lake"
         sha256 = await finished(own, "first")
         own.down()
         assert marked(own.folder) == []
@@ -66,6 +70,7 @@ async def test_down_leaves_nothing_behind_and_up_again_has_everything(own: Stack
         assert view is not None
         assert view.model is not None
         assert view.model.sha256 == sha256
+        assert "lake" in load_roster(own.folder / "hub" / "hub.toml").sites
         assert await finished(own, "second") == sha256
     finally:
         own.down()
@@ -171,6 +176,11 @@ def test_logs_are_shown_by_program(stack: Stack) -> None:
 )
 def test_sites_that_cannot_be_are_bad_input(own: Stack, wish: str, said: str) -> None:
     assert said in own.cli("stack", "up", f"--sites={wish}", "--folder", str(own.folder), code=2)
+
+
+@pytest.mark.parametrize(("guest", "said"), [("Lake", "cannot be a clinic"), ("clinic-1", "a clinic of that name")])
+def test_guests_that_cannot_be_are_bad_input(own: Stack, guest: str, said: str) -> None:
+    assert said in own.cli("stack", "up", "--guest", guest, "--folder", str(own.folder), code=2)
 
 
 def test_every_service_answers_health_ready_and_metrics(stack: Stack) -> None:

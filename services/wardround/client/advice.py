@@ -41,6 +41,8 @@ _BY_CODE: dict[str, Advice] = {
     "parameters_invalid": _PARAMETERS,
     "data_missing": Advice("IT", "a folder that site.toml names for the data set is not there"),
     "data_empty": Advice("IT", "the data set's folder holds nothing that the trainer reads: wrong folder or layout"),
+    "data_layout": Advice("IT", "the data set's folder is not laid out as the trainer reads it: see its log"),
+    "data_names": Advice("researcher", "agree on the names of modalities and labels: wardround trainer describe NAME"),
     "too_few_cases": _CASES,
     "case_unreadable": Advice("IT", "the log of the task at the clinic names the case"),
     "link_out_of_folder": Advice("IT", "a link leads out of the data folder: put the file itself there"),

@@ -99,8 +99,7 @@ def setting(comparison: Comparison) -> str:
     """What the figures were measured on, and what they cannot tell."""
     seeds = comparison.seeds
     of_seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± sd over the seeds {', '.join(map(str, seeds))}"
-    epochs = "1 epoch" if comparison.epochs == 1 else f"{comparison.epochs} epochs"
-    budget = f"{comparison.rounds} rounds of {epochs}, {of_seeds}"
+    budget = f"{_counted(comparison.rounds, 'round')} of {_counted(comparison.epochs, 'epoch')}, {of_seeds}"
     tested = comparison.tested_on
     if not tested:
         return f"{budget}; each on its own validation cases, which differ: only federated and pooled are alike."
@@ -123,6 +122,10 @@ def comparison_json(comparison: Comparison) -> dict[str, object]:
             for name in comparison.metrics
         },
     }
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _in_words(values: Sequence[float], *, sign: bool = False) -> str:

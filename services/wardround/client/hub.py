@@ -17,6 +17,8 @@ from wardround.client.listening import Ear
 from wardround.client.listing import summaries
 from wardround.client.models import GlobalModel, Which, fetch_model, find_model
 from wardround.client.reach import Reach
+from wardround.client.report.material import RunRead
+from wardround.client.report.reading import read_run
 from wardround.client.sites import SiteShown, read_sites
 from wardround.metrics.history import History
 from wardround.metrics.summary import Summary
@@ -177,6 +179,10 @@ class Hub(Reach):
         while received is not None:
             await patiently(partial(follower.hear, received))
             received = ear.heard_already()
+
+    async def read_run(self, experiment: str) -> RunRead:
+        """All that the store holds of the experiment, but for its weights; raises as `reading.read_run`."""
+        return await self._bounded(lambda: read_run(self._store, experiment))
 
     async def experiments(self) -> tuple[Summary, ...]:
         """All experiments of the hub, the one changed last first."""

@@ -44,7 +44,17 @@ log = structlog.get_logger()
 FETCHED_AT_MOST = 4  # tries before a model counts as missing
 
 # What is wrong with the clinic's own data does not mend by asking again.
-REFUSALS = frozenset({"too_few_cases", "case_unreadable", "link_out_of_folder", "data_missing", "data_empty"})
+REFUSALS = frozenset(
+    {
+        "too_few_cases",
+        "case_unreadable",
+        "link_out_of_folder",
+        "data_missing",
+        "data_empty",
+        "data_layout",
+        "data_names",
+    }
+)
 
 
 class Work:

@@ -176,7 +176,7 @@ def _make_hub(folder: Path, plan: Plan) -> HubFolder:
         broker=f"amqp://{LOOPBACK}:{plan.ports['broker']}",
         store=f"http://{LOOPBACK}:{plan.ports['store']}",
         metrics=f"http://{LOOPBACK}:{plan.ports['metrics']}",
-        sites=plan.sites,
+        sites=(*plan.sites, *plan.guests),
         researchers=(RESEARCHER,),
     )
     hub = HubFolder(folder / "hub", roster)

@@ -30,8 +30,9 @@ class StackError(Exception):
 
 class Plan(BaseModel):
     """What the stack consists of. `sites` are the clinics' names; `own_sites` is the folder with a person's own
-    clinics, None where they were made from the template. With `airflow` each clinic has an Airflow of its own. `ports`
-    are those of the programs by name."""
+    clinics, None where they were made from the template. `guests` are clinics that the hub knows and whose agents
+    somebody else starts. With `airflow` each clinic of the stack has an Airflow of its own. `ports` are those of the
+    programs by name."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,6 +40,7 @@ class Plan(BaseModel):
     name: str
     sites: tuple[str, ...]
     own_sites: Path | None = None
+    guests: tuple[str, ...] = ()
     seed: int
     coordinators: int = 1
     aggregators: int = 1

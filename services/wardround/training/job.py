@@ -141,11 +141,12 @@ class TrainingJob(Generic[P]):
     def steps(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, one step each, with progress said and a cancelled task ended in between."""
         each = len(batches) if isinstance(batches, Sized) else 0
+        training = self.phase == "train"
         for done, batch in enumerate(batches, self._epoch * each + 1):
             self.stop_if_cancelled()
             yield batch
-            self.steps_done += self.phase == "train"
-            self._metrics.progress(self.phase, done, self._epochs * each)
+            self.steps_done += training
+            self._metrics.progress(self.phase, done, self._epochs * each if training else each)
             if self._task is Task.CHECK:
                 return
 

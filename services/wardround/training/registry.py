@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from wardround_messages import parts
 TRAINERS = "wardround.trainers"
 DATASETS = "wardround.datasets"
 DataSetWriter = Callable[[Path, Sequence[str], int], Mapping[str, Mapping[str, Path]]]
+
+_SHIPPED = ("wardround", "training", "trainers")
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +36,18 @@ class InstalledTrainer:
         )
 
 
+class _NeedsMoreError(TaskError):
+    """The trainer itself is sound, but it lacks modules that it needs."""
+
+
 def describe() -> tuple[parts.TrainerDescription, ...]:
     """Every trainer installed here, sorted by name. One that cannot be loaded is logged and left out."""
     found = []
     for name in trainer_names():
         try:
             found.append(installed_trainer(name).description)
+        except _NeedsMoreError as error:  # that not everything optional is installed is as it should be
+            logger.info("%s", error.hint)
         except TaskError as error:
             logger.warning("%s", error, exc_info=error.__cause__)
     return tuple(found)
@@ -72,7 +81,16 @@ def installed_trainer(name: str) -> InstalledTrainer:
         )
     except Exception as error:  # a trainer is somebody else's code: whatever it raises must not hide the others
         raise TaskError("trainer_broken", f"trainer '{name}' is installed here but cannot be loaded") from error
+    if missing := _not_installed(loaded.needs):
+        hint = f"trainer '{name}' needs {' and '.join(missing)}, not installed here"
+        raise _NeedsMoreError("trainer_broken", hint) from ModuleNotFoundError(f"No module named '{missing[0]}'")
     return InstalledTrainer(loaded, description)
+
+
+def _not_installed(modules: Sequence[str]) -> list[str]:
+    """Asked of the top-level packages, since to look for a module in one imports it."""
+    packages = dict.fromkeys(module.partition(".")[0] for module in modules)
+    return [package for package in packages if find_spec(package) is None]
 
 
 def dataset_writer(name: str) -> DataSetWriter | None:
@@ -91,7 +109,8 @@ def _entry_point(group: str, name: str) -> EntryPoint | None:
 def code_digest(module: str) -> str:
     """SHA-256 over the source of a trainer: its top-level package, or its file where it is no package of its own.
 
-    Wardround's own trainers count by their file; the version covers the rest.
+    Wardround's own trainers count by their file, or by the package that they are in `wardround.training.trainers`; the
+    version covers the rest.
     """
     file = Path(sys.modules[module].__file__ or "")
     package = _own_package(module)
@@ -106,9 +125,8 @@ def code_digest(module: str) -> str:
 
 def _own_package(module: str) -> Path | None:
     names = module.split(".")
-    if names[0] == "wardround":
-        return None
-    for depth in range(1, len(names) + 1):
+    first = len(_SHIPPED) + 1 if names[0] == "wardround" else 1
+    for depth in range(first, len(names) + 1):
         parent = sys.modules[".".join(names[:depth])]
         if hasattr(parent, "__path__") and parent.__file__ is not None:  # a namespace package has no file
             return Path(parent.__file__).parent

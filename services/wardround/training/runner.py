@@ -68,6 +68,17 @@ def run_folder(folder: Path, *, check: bool = False, cancelled: Event | None = N
     return result
 
 
+def read_job(folder: Path) -> Job:
+    """`job.json` of a task's folder. Raises `TaskError("job_unreadable")`."""
+    try:
+        with (folder / JOB).open("rb") as file:
+            return parse(Job, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST)
+    except FileNotFoundError as error:
+        raise TaskError("job_unreadable", f"the task's folder holds no {JOB}") from error
+    except MalformedError as error:
+        raise TaskError("job_unreadable", error.detail) from error
+
+
 class _Run:
     """What is known of a task while it runs."""
 
@@ -86,9 +97,9 @@ class _Run:
             return self._failed(error, error.__cause__ or error)
         except OSError as error:
             full = error.errno in DISK_FULL
-            return self._failed(TaskError("disk_full", "free some space") if full else _TRAINER_ERROR, error)
+            return self._failed(TaskError("disk_full", "free some space") if full else trainer_error(), error)
         except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises ends this task only
-            return self._failed(_TRAINER_ERROR, error)
+            return self._failed(trainer_error(), error)
 
     def _failed(self, error: TaskError, cause: BaseException) -> TaskResult:
         logger.error("%s: %s", self.phase, error, exc_info=cause)
@@ -120,13 +131,7 @@ class _Run:
         return result
 
     def _read_job(self) -> Job:
-        try:
-            with (self.folder / JOB).open("rb") as file:
-                job = parse(Job, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST)
-        except FileNotFoundError as error:
-            raise TaskError("job_unreadable", f"the task's folder holds no {JOB}") from error
-        except MalformedError as error:
-            raise TaskError("job_unreadable", error.detail) from error
+        job = read_job(self.folder)
         if self.check:
             return job.model_copy(update={"task": Task.CHECK})
         self.check = job.task is Task.CHECK
@@ -155,7 +160,7 @@ class _Run:
             return TaskResult(trainer=self.trainer, seconds=self.seconds)
 
         with self._timed("data"):
-            training, validation = _cases(trainer, given)
+            training, validation = cases_of(trainer, given)
             write_whole(self.folder / CASES, "".join(f"{name}\n" for name in given.cases_used).encode(*_FILE_NAMES))
         received = trained = None
         if job.task is not Task.TRAIN or job.evaluate_received:
@@ -194,11 +199,16 @@ class _Run:
             self.seconds[phase] = round(time.perf_counter() - start, 6)
 
 
-_TRAINER_ERROR = TaskError("trainer_error", "the trainer raised an error; the log of the site's task shows it")
 _FILE_NAMES = ("utf-8", "surrogateescape")
 
 
-def _cases(trainer: Trainer[Any, Any], given: TrainingJob[Any]) -> tuple[Any, Any]:
+def trainer_error() -> TaskError:
+    """For whatever else somebody's code raises."""
+    return TaskError("trainer_error", "the trainer raised an error; the log of the site's task shows it")
+
+
+def cases_of(trainer: Trainer[Any, Any], given: TrainingJob[Any]) -> tuple[Any, Any]:
+    """The trainer's training cases and validation cases. Raises `TaskError`, for files that cannot be read too."""
     try:
         sides = tuple(trainer.data(given))
     except (OSError, ValueError, EOFError) as error:  # what readers of files raise

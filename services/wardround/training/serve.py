@@ -1,11 +1,13 @@
 """A warm process that forks a child for each task: `python -m wardround.training.serve SPOOL`.
 
-What trainers import takes seconds in a new process and milliseconds in a forked one. Orders are JSON lines on
+What trainers import takes seconds in a new process and milliseconds in a forked one. What one imports only when it
+works, such as torch, is imported here before the first task of that trainer. Orders are JSON lines on
 standard input, `{"run": "<task id>"}` and `{"cancel": "<task id>"}`; reports are JSON lines on standard output,
 `{"ready": true}` first, then `{"ended": "<task id>", "status": n}` with the exit status, or minus the signal's number.
 """
 
 import gc
+import importlib
 import json
 import os
 import selectors
@@ -20,8 +22,9 @@ from pathlib import Path
 from wardround.training import __main__ as command
 from wardround.training.processes import be_the_child, signal_group
 from wardround.training.registry import code_digest, describe, installed_trainer
+from wardround.training.runner import read_job
 from wardround_messages.names import parse_task_id
-from wardround_messages.task_folder import OUTPUT
+from wardround_messages.task_folder import JOB, OUTPUT
 
 GRACE = 1.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -43,6 +46,7 @@ class ForkServer:
         self._orders = orders
         self._reports = reports
         self._children: dict[str, _Child] = {}
+        self._warm_for: set[str] = set()
         self._unread = b""
 
     def serve(self) -> None:
@@ -86,6 +90,7 @@ class ForkServer:
         return bool(received)
 
     def _start(self, task: str) -> None:
+        self._warm_up(self._spool / task)
         server = os.getpid()
         try:
             pid = os.fork()
@@ -104,6 +109,24 @@ class ForkServer:
         with suppress(OSError):
             os.setpgid(pid, pid)
         self._children[task] = _Child(pid)
+
+    def _warm_up(self, folder: Path) -> None:
+        """Import what the task's trainer needs, once. Where that goes wrong, the task itself will say why."""
+        try:
+            if not (folder / JOB).is_file():  # a pipe in its place would hold all tasks up
+                return
+            trainer = read_job(folder).trainer
+            if trainer in self._warm_for:
+                return
+            self._warm_for.add(trainer)
+            for module in installed_trainer(trainer).type.needs:
+                importlib.import_module(module)
+        except (Exception, SystemExit):  # modules are somebody else's code
+            with suppress(OSError):
+                traceback.print_exc()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()  # or the fork says it again
+        gc.freeze()
 
     def _reap(self) -> None:
         for task, child in list(self._children.items()):

@@ -4,12 +4,15 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
 from wardround.training.job import Parameters, TrainingJob
 from wardround.training.tensors import Weights
+
+if TYPE_CHECKING:
+    from wardround.training.pictures import Picture
 
 P = TypeVar("P", bound=Parameters)
 M = TypeVar("M")
@@ -31,9 +34,13 @@ class Trainer(ABC, Generic[P, M]):
 
     An entry point of the group `wardround.trainers` names a subclass of `NumpyTrainer` or `TorchTrainer`. Its type
     argument is the model of its parameters; `metrics` says which way each metric gets better.
+
+    `needs` are modules that the trainer imports only when it works, so that whoever wants no more than its description
+    neither waits for them nor has to have them installed.
     """
 
     metrics: ClassVar[Mapping[str, Literal["min", "max"]]] = {}
+    needs: ClassVar[tuple[str, ...]] = ()
     job_type: ClassVar[type[TrainingJob[Any]]] = TrainingJob
 
     @classmethod
@@ -65,6 +72,13 @@ class Trainer(ABC, Generic[P, M]):
     @abstractmethod
     def evaluate(self, model: M, cases: Any, job: Any) -> Outcome:
         """Measure the model, which stays as it is."""
+
+    def pictures(self, model: M, cases: Any, job: Any) -> "Iterable[Picture]":
+        """Cases beside what the model makes of them, best one by one: whoever asks takes the first few.
+
+        For reports of simulations only. A picture shows a patient, so this is never called at a clinic.
+        """
+        return ()
 
     @contextmanager
     def measuring(self, model: M) -> Iterator[None]:

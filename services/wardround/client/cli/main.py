@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from wardround import __version__
-from wardround.client.cli import check, compare, dead, doctor, hub, look, simulate, stack, start, steer, watch
+from wardround.client.cli import (
+    check,
+    compare,
+    data,
+    dead,
+    doctor,
+    hub,
+    look,
+    report,
+    simulate,
+    stack,
+    start,
+    steer,
+    watch,
+)
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.optional import module_of
 from wardround.runtime.logging import configure_logging, printable
@@ -32,9 +46,11 @@ app.command("list")(look.list_experiments)
 app.command("sites")(look.sites)
 app.command("events")(look.events)
 app.command("fetch")(look.fetch)
+app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 for steering in (steer.pause, steer.resume, steer.abort, steer.extend, steer.readmit):
     app.command(steering.__name__)(steering)
+app.add_typer(data.app, name="data")
 app.add_typer(dead.app, name="dead")
 app.add_typer(hub.app, name="hub")
 app.add_typer(stack.app, name="stack")

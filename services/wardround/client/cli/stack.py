@@ -50,6 +50,14 @@ def up(
     brain_tumour: Annotated[
         bool, typer.Option(help="Also give the clinics the scans of the brain tumour example, unless they have them.")
     ] = False,
+    guest: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A clinic that the hub knows, and whose agent somebody else starts; may be repeated. Without it: as "
+            "the last time, at first none.",
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option(help="Delete an earlier stack of this name first.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,6 +80,7 @@ def up(
         name=name,
         sites=names,
         own_sites=own,
+        guests=_guests(guest, names, earlier),
         seed=seed,
         coordinators=coordinators,
         aggregators=aggregators,
@@ -184,6 +193,18 @@ def _sites(wish: str) -> tuple[Path | None, tuple[str, ...]]:
     if not 1 <= int(wish) <= MOST_SITES:
         raise CommandError(f"--sites {wish}: must be 1 to {MOST_SITES} clinics, or a folder")
     return None, tuple(f"clinic-{number}" for number in range(1, int(wish) + 1))
+
+
+def _guests(wish: list[str] | None, sites: tuple[str, ...], earlier: "Plan | None") -> tuple[str, ...]:
+    from wardround_messages.names import SITE_MAX, is_id
+
+    for name in wish or ():
+        if not is_id(name, SITE_MAX):
+            raise CommandError(f"--guest {name}: cannot be a clinic")
+        if name in sites:
+            raise CommandError(f"--guest {name}: the stack has a clinic of that name itself")
+    guests = wish if wish is not None or earlier is None else earlier.guests
+    return tuple(dict.fromkeys(name for name in guests or () if name not in sites))
 
 
 @contextmanager

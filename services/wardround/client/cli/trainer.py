@@ -26,6 +26,8 @@ app = typer.Typer(no_args_is_help=True, help="Trainers: list, describe, begin an
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NAME = r"[a-z](?:-?[a-z0-9])*"
 NAME_AT_MOST = 40
+NUMPY_WORDS = {"extra": "training", "does": "fits a line by gradient descent", "places": "`trainer.py`"}
+TORCH_WORDS = {"extra": "torch", "does": "trains a small network", "places": "`network.py` and `trainer.py`"}
 BOUNDS = {
     "exclusiveMinimum": "> {}",
     "minimum": ">= {}",
@@ -80,6 +82,7 @@ def describe(name: Annotated[str, typer.Argument(help="The trainer.")], as_json:
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(help="The trainer's name, such as chest-xray.")],
+    torch: Annotated[bool, typer.Option("--torch", help="A network in PyTorch instead of arrays in NumPy.")] = False,
     out: Annotated[Path, typer.Option(help="Where to make the package's folder.")] = Path(),
 ) -> None:
     """Write a package with a trainer that works, to put one's own in its place."""
@@ -92,11 +95,13 @@ def new(
     if find_spec(module) is not None:
         raise CommandError(f"NAME {name!r}: there is a Python module '{module}' already; choose another name")
     folder = out / name
-    words = {"name": name, "module": module, "class_name": "".join(map(str.capitalize, name.split("-")))}
+    class_name = "".join(map(str.capitalize, name.split("-")))
+    words = {"name": name, "module": module, "class_name": class_name} | (TORCH_WORDS if torch else NUMPY_WORDS)
     files = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
-        f"{module}/trainer.py": "trainer.py",
+        f"{module}/trainer.py": "trainer_torch.py" if torch else "trainer.py",
+        **({f"{module}/network.py": "network.py"} if torch else {}),
         "tests/test_trainer.py": "test_trainer.py",
     }
     try:

@@ -1,0 +1,50 @@
+"""Cases drawn: a slice of the scan, and the true and the predicted tumour in it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from wardround.training.imaging.cases import Cases
+from wardround.training.pictures import Picture
+from wardround.training.torch_trainer import TorchJob
+from wardround.training.trainers.brain_tumour.measuring import segment
+from wardround.training.trainers.brain_tumour.parameters import BrainTumourParameters
+
+SHOWN = "FLAIR"
+DARKEST, BRIGHTEST = 1, 99.5
+"""Percentiles of the brain's intensities between which grey goes from black to white."""
+
+
+def show(model: nn.Module, cases: Cases, job: TorchJob[BrainTumourParameters]) -> Iterator[Picture]:
+    """One picture a case: the axial slice with most tumour, in FLAIR or else in the first modality."""
+    parameters = job.parameters
+    shown = next((name for name in parameters.modalities if name.casefold() == SHOWN.casefold()), None)
+    modality = shown or parameters.modalities[0]
+    for case in job.steps(cases):
+        predicted = segment(model, case, job).argmax(0).byte().cpu().numpy()
+        place = int((case.label > 0).sum((0, 1)).argmax())
+        yield Picture(
+            title=f"{case.name}, {modality}, axial slice {place + 1} of {case.label.shape[2]}",
+            image=_grey(upright(case.image[parameters.modalities.index(modality), :, :, place])),
+            truth=upright(case.label[:, :, place]),
+            predicted=upright(predicted[:, :, place]),
+            classes=parameters.labels,
+        )
+
+
+def upright(axial: NDArray[Any]) -> NDArray[Any]:
+    """An axial slice [x, y] of a scan in RAS as radiologists look at it: front up, the patient's right on the left."""
+    return np.ascontiguousarray(axial.T[::-1, ::-1])
+
+
+def _grey(axial: NDArray[np.float32]) -> NDArray[np.float32]:
+    """From 0 to 1; what is exactly zero lies outside the brain and is black."""
+    brain = axial != 0
+    if not brain.any():
+        return np.zeros_like(axial)
+    low, high = np.percentile(axial[brain], (DARKEST, BRIGHTEST))
+    scaled = (axial - low) / max(high - low, np.finfo(np.float32).tiny)
+    return np.where(brain, np.clip(scaled, 0, 1), 0).astype(np.float32)
