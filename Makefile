@@ -26,7 +26,7 @@ servers: $(VENV)/.python ## Find RabbitMQ, MinIO and Airflow, or set them up; sa
 airflow: $(if $(WARDROUND_AIRFLOW),,.cache/airflow/.installed) ## Install Airflow alone, into .cache/airflow
 	@:
 
-demo: $(VENV)/.torch $(if $(STACK),servers) ## Brain tumours at three clinics, against pooled data; STACK=1: on real servers
+demo: $(VENV)/.torch $(if $(filter-out 0,$(STACK)),servers) ## Brain tumours at three clinics, against pooled data; STACK=1: on real servers
 	STACK=$(STACK) deploy/demo.sh
 
 check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that need no server and no torch (some four minutes)

@@ -1,6 +1,8 @@
 """`wardround compare`: the same budget federated, pooled and at each clinic alone."""
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,9 @@ from typing import Any
 import pytest
 
 from wardround.client import cli
+from wardround.client.cli import comparing
+from wardround.simulation.researcher import Ending
+from wardround.simulation.run import Run
 
 EXPERIMENT = """\
 schema  = 1
@@ -26,6 +31,8 @@ dataset = "counting"
 test = { site = "clinic-1", dataset = "counting-test" }
 """
 Command = Callable[..., tuple[int, str, str]]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -82,6 +89,54 @@ def test_people_get_a_table_with_its_setting(compare: Command) -> None:
     assert code == 0
     assert "clinic-3 alone" in out
     assert "2 rounds of 1 epoch, seed 0; on 3 common test cases" in " ".join(out.split())
+
+
+def test_a_reference_that_fails_takes_nothing_from_the_others(
+    compare: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried_out = comparing.run_reference
+
+    async def one_fails(*arguments: Any, **options: Any) -> Run:
+        run = await carried_out(*arguments, **options)
+        return Run(Ending("failed", "aggregation", "no room")) if arguments[4].label == "clinic-2 alone" else run
+
+    monkeypatch.setattr(comparing, "run_reference", one_fails)
+    code, out, err = compare("--json")
+    assert code == 1
+    assert "count (clinic-2 alone, seed 0) is failed (aggregation: no room)" in err
+    assert outcome(out)["states"]["clinic-2 alone"] == ["failed"]
+    values = outcome(out)["metrics"]["value"]
+    assert (values["clinic-2 alone"], values["clinic-3 alone"]) == ([None], [6.0])
+
+
+def test_what_goes_wrong_while_several_train_is_told_plainly(compare: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_room(*arguments: Any, **options: Any) -> Run:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "hub")
+
+    monkeypatch.setattr(comparing, "run_reference", no_room)
+    assert compare()[2].endswith("hub: No space left on device\n")
+
+
+def test_without_a_common_test_all_are_measured_on_cases_of_their_own(compare: Command, tmp_path: Path) -> None:
+    experiment = tmp_path / "count.toml"
+    experiment.write_text(EXPERIMENT.partition("[evaluation]")[0])
+    code, out, _ = compare()
+    assert code == 0
+    assert "each on validation cases of its own" in " ".join(out.split())
+
+
+def test_a_clinic_may_be_called_pooled(compare: Command) -> None:
+    code, out, _ = compare("--json", "--set", 'cohort.sites=["clinic-1", "pooled"]')
+    assert (code, list(outcome(out)["metrics"]["value"])) == (
+        0,
+        ["federated", "pooled", "clinic-1 alone", "pooled alone"],
+    )
+
+
+def test_no_test_data_are_trained_on(compare: Command) -> None:
+    code, _, err = compare("--set", "evaluation.test.dataset=counting")
+    assert code == 2
+    assert "evaluation.test.dataset: must be another data set than training.dataset" in err
 
 
 def test_what_a_clinic_refuses_ends_the_comparison_with_the_reason(compare: Command) -> None:

@@ -52,7 +52,7 @@ def test_no_figure_is_without_its_setting() -> None:
     words = setting(TWO_SEEDS)
     assert "10 rounds of 4 epochs, mean ± sd over the seeds 7, 8; on 12 common test cases" in words
     assert "0.08" in words  # what one of twelve cases can move
-    assert "seed 7; each on its own validation cases" in setting(ONE_SEED)
+    assert "seed 7; each on validation cases of its own" in setting(ONE_SEED)
 
 
 def test_programs_get_the_values_of_each_seed() -> None:

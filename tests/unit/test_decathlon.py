@@ -314,6 +314,20 @@ def test_however_a_scan_lies_in_its_file_it_is_read_alike(data: Path, codes: tup
     np.testing.assert_array_equal(other.label, usual.label)
 
 
+def test_an_oblique_scan_stays_with_its_segmentation(data: Path) -> None:
+    usual = read(found(data)[0])
+    turn = np.array([[1, -1, 0, 0], [1, 1, 0, 0], [0, 0, np.sqrt(2), 0], [0, 0, 0, np.sqrt(2)]]) / np.sqrt(2)
+    image, label = subject(1)
+    # Turned by 45 degrees, so that the least rounding decides which axis is nearest to which.
+    write_nifti(data / "imagesTr" / "BRATS_001.nii.gz", image, turn @ affine_of())
+    write_nifti(data / "labelsTr" / "BRATS_001.nii.gz", label, turn @ affine_of() + 1e-5 * np.eye(4))
+    oblique = read(found(data)[0])
+    assert oblique.image.shape[1:] == oblique.label.shape
+    assert [oblique.image[0][oblique.label == value].size for value in (1, 2, 3)] == [
+        usual.image[0][usual.label == value].size for value in (1, 2, 3)
+    ]
+
+
 def test_intensities_scaled_in_the_header_are_read_as_they_are_meant(data: Path) -> None:
     image, label = subject(1)
     scaled = nibabel.Nifti1Image(image, affine_of())

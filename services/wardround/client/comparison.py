@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from wardround.client.display import seconds_left
+from wardround.client.report.words import count_text, one_case_text
 from wardround.client.site_cells import NOTHING, bar
 from wardround.metrics.view import ExperimentView, Metrics
 from wardround.metrics.wording import duration_text
@@ -20,8 +21,11 @@ POOLED = "pooled"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Metrics of last models on the common test cases. `scores` holds for each way of training, in the order they are
-    shown in, what it came to under each of the `seeds`; `metric` is the one that the experiment is about."""
+    """Metrics of last models on the common test cases, or where there are none on validation cases.
+
+    `scores` holds for each way of training, in the order they are shown in, what it came to under each of the `seeds`,
+    nothing where it did not finish; `metric` is the one that the experiment is about.
+    """
 
     experiment: str
     metric: str | None
@@ -33,9 +37,9 @@ class Comparison:
 
     @property
     def metrics(self) -> list[str]:
-        """The experiment's own metric first."""
+        """The experiment's own metric first, losses last."""
         names = {name for way in self.scores.values() for each in way for name in each}
-        return sorted(names, key=lambda name: (name != self.metric, name))
+        return sorted(names, key=lambda name: (name != self.metric, is_loss(name), name))
 
     def values(self, way: str, metric: str) -> list[float]:
         """As far as they were measured, in the order of the seeds."""
@@ -99,13 +103,13 @@ def setting(comparison: Comparison) -> str:
     """What the figures were measured on, and what they cannot tell."""
     seeds = comparison.seeds
     of_seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± sd over the seeds {', '.join(map(str, seeds))}"
-    budget = f"{_counted(comparison.rounds, 'round')} of {_counted(comparison.epochs, 'epoch')}, {of_seeds}"
+    budget = f"{count_text(comparison.rounds, 'round')} of {count_text(comparison.epochs, 'epoch')}, {of_seeds}"
     tested = comparison.tested_on
     if not tested:
-        return f"{budget}; each on its own validation cases, which differ: only federated and pooled are alike."
+        return f"{budget}; each on validation cases of its own: without a common test they compare roughly at best."
     return (
-        f"{budget}; on {tested} common test cases that nobody trained on. With {tested} cases, one alone can move "
-        f"a mean by up to {1 / tested:.2f}: small differences tell nothing."
+        f"{budget}; on {count_text(tested, 'common test case')} that nobody trained on. {one_case_text(tested)} "
+        "Small differences tell nothing."
     )
 
 
@@ -124,8 +128,8 @@ def comparison_json(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def is_loss(name: str) -> bool:
+    return any(part.startswith("loss") for part in name.split("/"))
 
 
 def _in_words(values: Sequence[float], *, sign: bool = False) -> str:

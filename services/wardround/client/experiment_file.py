@@ -138,11 +138,17 @@ def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder) -> Manif
     if isinstance(model, dict) and "initial" in model:
         model["initial"] = _initial(model["initial"], path, find_fork)
     try:
-        return Manifest.model_validate(_frozen(table))
+        manifest = Manifest.model_validate(_frozen(table))
     except RecursionError:
         raise _FieldError("", "it is nested too deeply") from None
     except ValidationError as error:
         raise _told(error) from None
+    test = manifest.evaluation.test
+    if test is not None and test.dataset == manifest.training.dataset:
+        raise _FieldError(
+            "evaluation.test.dataset", "must be another data set than training.dataset, or it is trained on"
+        )
+    return manifest
 
 
 def _seconds(field: str, value: object) -> int:

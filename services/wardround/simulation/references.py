@@ -15,30 +15,28 @@ ALONE = "alone"
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A training at one place, `site`, on the data of the sites `of`; `folder` is where it lies below its run's."""
+    """A training at one place, `site`, on the data of the sites `of`.
+
+    `folder` is where it lies below its run's, `name` the end of its id, `label` what people read.
+    """
 
     site: str
     of: tuple[str, ...]
     folder: Path
-
-    @property
-    def name(self) -> str:
-        """As the end of an id."""
-        return POOLED if self.site == POOLED else f"{ALONE}-{self.site}"
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return POOLED if self.site == POOLED else f"{self.site} {ALONE}"
+    name: str
+    label: str
 
 
 def pooled_reference(manifest: Manifest) -> Reference:
-    return Reference(POOLED, manifest.cohort.sites, Path(POOLED))
+    return Reference(POOLED, manifest.cohort.sites, Path(POOLED), name=POOLED, label=POOLED)
 
 
 def alone_references(manifest: Manifest) -> list[Reference]:
     """One for each site of the cohort, in sorted order."""
-    return [Reference(site, (site,), Path(ALONE, site)) for site in sorted(manifest.cohort.sites)]
+    return [
+        Reference(site, (site,), Path(ALONE, site), name=f"{ALONE}-{site}", label=f"{site} {ALONE}")
+        for site in sorted(manifest.cohort.sites)
+    ]
 
 
 def reference_manifest(manifest: Manifest, reference: Reference) -> Manifest:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def rehearse(
     keep: Path | None = None,
     say: Callable[[str], None] = lambda task: None,
 ) -> Rehearsal:
-    """Make a first model, train it twice and measure it, each in a process of its own.
+    """Make a first model, train it twice at the same time, and measure it, each in a process of its own.
 
     Args:
         name: of an installed trainer.
@@ -96,8 +97,9 @@ def rehearse(
             return _run(called, folder), folder / UPDATE
 
         _, first = run(FIRST, Task.INITIALISE, None)
-        result, update = run(TRAINED, Task.TRAIN, first)
-        _, again = run(AGAIN, Task.TRAIN, first)
+        with ThreadPoolExecutor(max_workers=2) as both:  # each thread waits for a process
+            trainings = [both.submit(run, called, Task.TRAIN, first) for called in (TRAINED, AGAIN)]
+            (result, update), (_, again) = (training.result() for training in trainings)
         measured, _ = run(MEASURED, Task.EVALUATE, update)
         return Rehearsal(
             trainer=identity,

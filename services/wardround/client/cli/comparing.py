@@ -22,7 +22,9 @@ from wardround.client.comparison import (
     setting,
     side_by_side,
 )
+from wardround.metrics.view import Metrics
 from wardround.runtime.clock import wall_clock
+from wardround.runtime.together import together
 from wardround.simulation.references import Reference, alone_references, pooled_reference, reference_manifest
 from wardround.simulation.run import Run, Watcher, run_federation, run_reference
 from wardround.simulation.sites import beside
@@ -30,25 +32,28 @@ from wardround_messages.manifest import Manifest
 
 SEEDS = "seeds"
 Runs = dict[str, Run]
-"""How each way of training ended, in the order they are shown in."""
+"""How each way of training ended, in the order they are shown in; the references only where the federation finished."""
 
 
 def carry_out(wish: Wish, *, seeds: int, as_json: bool) -> Exit:
-    """Train all of it for each seed, and show what it came to; the exit code."""
+    """Train all of it for each seed, and show what it came to; the exit code is that of the first that failed."""
     following = Following(as_json=as_json)
-    with ready(wish) as first:
+    with ready(wish, following.say) as first:
         of_seeds = until_interrupted(_all(first, seeds, following))
-    for seed, runs in of_seeds.items():
-        for way, run in runs.items():
-            if run.ending.state != "finished":
-                complain(first.manifest.model_copy(update={"id": f"{first.manifest.id} ({way}, seed {seed})"}), run)
-                return exit_code(run)
-    _show(following, wish.out / first.manifest.id, _comparison(first.manifest, of_seeds))
-    return Exit.DONE
+    _show(following, wish.out / first.manifest.id, first.manifest, of_seeds)
+    failed = [
+        (f"{first.manifest.id} ({way}, seed {seed})", run)
+        for seed, runs in of_seeds.items()
+        for way, run in runs.items()
+        if run.ending.state != "finished"
+    ]
+    for what, run in failed:
+        complain(what, run)
+    return exit_code(failed[0][1]) if failed else Exit.DONE
 
 
 async def _all(first: Ready, seeds: int, following: Following) -> dict[int, Runs]:
-    """Stops at the first seed where a way of training did not finish."""
+    """Stops after the first seed under which a way of training did not finish."""
     of_seeds: dict[int, Runs] = {}
     for seed in range(first.manifest.seed, first.manifest.seed + seeds):
         it = first if seed == first.manifest.seed else _under(first, seed)
@@ -92,9 +97,7 @@ async def _at_once(it: Ready, references: Sequence[Reference], watch: Watcher) -
                 it.manifest, it.clinics, it.folder, it.embedding, reference, brought=it.brought, watch=watch
             )
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(reference)) for reference in references]
-    return [task.result() for task in tasks]
+    return list(await together(*(one(reference) for reference in references)))
 
 
 @contextmanager
@@ -116,23 +119,37 @@ def _following_all(following: Following, manifest: Manifest, references: Sequenc
 
 
 def _comparison(manifest: Manifest, of_seeds: Mapping[int, Runs]) -> Comparison:
-    (first, *_) = of_seeds.values()
+    ways = dict.fromkeys(way for runs in of_seeds.values() for way in runs)
+    test = manifest.evaluation.test is not None
+    tested_on = [run.tested_on for runs in of_seeds.values() for run in runs.values() if run.tested_on is not None]
     return Comparison(
         experiment=manifest.id,
         metric=None if manifest.model.best is None else manifest.model.best.metric,
         rounds=manifest.rounds.count,
         epochs=manifest.training.epochs,
-        tested_on=first[FEDERATED].tested_on,
+        tested_on=tested_on[0] if tested_on else None,
         seeds=tuple(of_seeds),
-        scores={way: [runs[way].metrics for runs in of_seeds.values()] for way in first},
+        scores={way: [_scores(runs.get(way), test=test) for runs in of_seeds.values()] for way in ways},
     )
 
 
-def _show(following: Following, folder: Path, comparison: Comparison) -> None:
+def _scores(run: Run | None, *, test: bool) -> Metrics:
+    """Of all ways the same: a common test that one missed is not made up for by its validation cases."""
+    if run is None or run.view is None:
+        return {}
+    return run.view.tested if test else run.view.evaluated
+
+
+def _show(following: Following, folder: Path, manifest: Manifest, of_seeds: Mapping[int, Runs]) -> None:
+    comparison = _comparison(manifest, of_seeds)
     if following.as_json:
-        print(json.dumps({**comparison_json(comparison), "folder": str(folder)}), flush=True)
+        states = {
+            way: [runs[way].ending.state for runs in of_seeds.values() if way in runs] for way in comparison.scores
+        }
+        print(json.dumps({**comparison_json(comparison), "states": states, "folder": str(folder)}), flush=True)
         return
-    following.console.print()
-    following.console.print(comparison_table(comparison))
-    following.console.print(setting(comparison), markup=False)
+    if comparison.metrics:
+        following.console.print()
+        following.console.print(comparison_table(comparison))
+        following.console.print(setting(comparison), markup=False)
     following.console.print(f"Results: {folder}", markup=False)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any, Literal, TypeVar
 
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.experiment_file import read_experiment
+from wardround.metrics.wording import clinics_text
 from wardround.runtime.store.transfer import file_digest
 from wardround.simulation.memory import reuse_large_buffers
 from wardround.simulation.run import Embedding, InUseError, Run, claimed, clear
 from wardround.simulation.sites import Clinic, SitesError, beside, load_clinics, make_clinics
+from wardround.training.registry import dataset_writer
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import GLOBAL_PREFIX, bucket_of
 
@@ -48,8 +50,10 @@ class Ready:
 
 
 @contextmanager
-def ready(wish: Wish) -> Iterator[Ready]:
+def ready(wish: Wish, say: Callable[[str], None]) -> Iterator[Ready]:
     """The experiment with its clinics, in a folder that no other command works in meanwhile.
+
+    `say` is told what takes a while.
 
     Raises:
         CommandError: the file, the clinics or the folder cannot be used.
@@ -71,7 +75,7 @@ def ready(wish: Wish) -> Iterator[Ready]:
     with _claimed(folder):
         if wish.fresh:
             _clear(folder)
-        clinics = _clinics(folder, manifest, own, wish.trainings)
+        clinics = _clinics(folder, manifest, own, wish.trainings, say)
         yield Ready(manifest, brought, clinics, folder, Embedding(wish.store, wish.trainings))
 
 
@@ -140,9 +144,13 @@ def _sites(wish: str | None) -> tuple[tuple[str, ...] | None, Path | None]:
     return tuple(f"clinic-{number}" for number in range(1, int(wish) + 1)), None
 
 
-def _clinics(folder: Path, manifest: Manifest, own: Path | None, trainings: str) -> list[Clinic]:
+def _clinics(
+    folder: Path, manifest: Manifest, own: Path | None, trainings: str, say: Callable[[str], None]
+) -> list[Clinic]:
     try:
         if own is None:
+            if not folder.exists() and dataset_writer(manifest.training.dataset) is not None:
+                say(f"Making the data '{manifest.training.dataset}' of {clinics_text(len(manifest.cohort.sites))}")
             return make_clinics(folder / "sites", manifest, scheduler=trainings)
         return [beside(clinic, folder / "sites" / clinic.name) for clinic in load_clinics(own, manifest.cohort.sites)]
     except SitesError as error:

@@ -17,7 +17,7 @@ from wardround_messages.manifest import Manifest
 def carry_out(wish: Wish, *, pooled: bool, as_json: bool) -> Exit:
     """Run the federation, then the pooled training, and show both; the exit code."""
     following = Following(as_json=as_json)
-    with ready(wish) as all_of_it:
+    with ready(wish, following.say) as all_of_it:
         run, beside = until_interrupted(_run(all_of_it, following, pooled=pooled))
     _show(following, all_of_it.manifest, wish.out / all_of_it.manifest.id, run, beside)
     return exit_code(run)
@@ -50,13 +50,13 @@ def _show(following: Following, manifest: Manifest, folder: Path, run: Run, pool
         where = "" if model is None else f"  (the model: {model})"
         following.console.print(f"Results: {folder}{where}", markup=False)
     else:
-        complain(manifest, run)
+        complain(manifest.id, run)
 
 
-def complain(manifest: Manifest, run: Run) -> None:
-    """Say on standard error how an experiment ended that did not finish."""
+def complain(what: str, run: Run) -> None:
+    """Say on standard error how a run ended that did not finish."""
     why = ": ".join(part for part in (run.ending.code, run.ending.reason) if part)
-    print(f"wardround: {manifest.id} is {run.ending.state}{f' ({why})' if why else ''}", file=sys.stderr)
+    print(f"wardround: {what} is {run.ending.state}{f' ({why})' if why else ''}", file=sys.stderr)
 
 
 def _model_file(folder: Path, run: Run) -> Path | None:

@@ -89,6 +89,8 @@ def up(
     profile_names(strictly=True)
     console = Console(stderr=True, highlight=False)
     began = time.monotonic()
+    if brain_tumour:
+        console.print("the scans of the brain tumour example are made where they are missing", markup=False)
 
     def say(program: str) -> None:
         console.print(f"{time.monotonic() - began:5.1f} s  {program} is ready", markup=False)
@@ -99,9 +101,9 @@ def up(
     profile = _write_profile(home, plan)
     _print(home, plan, state, as_json=as_json)
     if not as_json:
-        typer.echo(
-            f"\nThe hub profile '{plan.name}' is in {profile}. Next: wardround start examples/breast-cancer.toml"
-        )
+        example = "brain-tumour" if brain_tumour else "breast-cancer"
+        following = "wardround sites" if own is not None else f"wardround start examples/{example}.toml"
+        typer.echo(f"\nThe hub profile '{plan.name}' is in {profile}. Next: {following}")
 
 
 async def _up(folder: Path, plan: "Plan", *, brain_tumour: bool, fresh: bool, say: Callable[[str], None]) -> "Plan":

@@ -65,7 +65,8 @@ def read_scan(files: CaseFiles) -> Scan:
     """
     image, label = nibabel.load(files.image), nibabel.load(files.label)
     _check_headers(image, label, files.legend)
-    image, label = nibabel.as_closest_canonical(image), nibabel.as_closest_canonical(label)
+    nearest = nibabel.io_orientation(image.affine)  # as in `as_closest_canonical`, for both alike
+    image, label = image.as_reoriented(nearest), label.as_reoriented(nearest)
     return Scan(
         image=_intensities(image, files.legend.channels),
         label=_classes(np.asanyarray(label.dataobj), files.legend.classes),

@@ -77,7 +77,7 @@ def write_cohort(
 
 
 def _side_by_side(grid: Grid) -> int:
-    return max(1, min(os.cpu_count() or 1, VOXELS_AT_MOST // grid.voxels))
+    return max(1, min(len(os.sched_getaffinity(0)), VOXELS_AT_MOST // grid.voxels))
 
 
 def _site_cases(cohort: Cohort, folders: Sequence[Path], seed: int) -> list[_Case]:
