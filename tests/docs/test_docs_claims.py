@@ -1,6 +1,7 @@
 """What the documents point at exists: links, files, tests, commands of the Makefile, parts of the code."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ TESTS = {
     for name in name
     if name
 }
+EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # Folders that a word in code may begin with; what lies in them stands in the repository.
 PLACES = (
@@ -73,6 +75,18 @@ def test_targets_of_make_that_are_named_exist(document: Path) -> None:
     code = [*words_in_code(document), *(line for block in blocks(document) for line in block.text.splitlines())]
     named = {match[1] for word in code if (match := re.match(r"make ([a-z-]+)", word))}
     assert named <= TARGETS
+
+
+@each_document
+def test_extras_that_are_named_exist(document: Path) -> None:
+    """What is installed by `pip install '.[site-agent,client]'`."""
+    named = {
+        extra
+        for word in words_in_code(document)
+        for extras in re.findall(r"(?:\.|\bwardround)\[([\w,-]+)\]", word)
+        for extra in extras.split(",")
+    }
+    assert named <= EXTRAS
 
 
 @each_document

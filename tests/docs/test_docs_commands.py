@@ -3,7 +3,8 @@
 A fenced block of `sh` holds commands. One of `console` holds commands after `$`, each with what it prints below it,
 compared without numbers, digests and the amount of white space; `...` stands for whatever there is. A block with the
 name of a file behind its language is that file. Blocks of a page share one folder, and the guides go on from where the
-walks of the README ended, but for its last block: the stack that it takes down is theirs, too.
+walks of the README ended, but for its last block: the stack that it takes down is theirs, too. The tutorial has a
+folder and a stack of its own.
 """
 
 import os
@@ -23,15 +24,29 @@ from servers.stack import require_servers
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+TUTORIAL = DOCS / "tutorial.md"
+FOR_DEPARTMENTS = DOCS / "for-it-and-data-protection.md"
 # What needs a hub, by its section; of the other pages in `ON_A_HUB` everything, and of all others nothing.
 ON_REAL_SERVERS = {
     "README.md": "The same on real servers",
     "guide-researcher.md": "On a hub",
     "guide-clinic.md": "For real",
 }
-ON_A_HUB = ("guide-researcher.md", "guide-clinic.md", "guide-clinic-people.md", "guide-operator.md")
+ON_A_HUB = (
+    "guide-researcher.md",
+    "guide-clinic.md",
+    "guide-clinic-people.md",
+    FOR_DEPARTMENTS.name,
+    "guide-operator.md",
+)
 EMBEDDED = ("guide-researcher.md", "guide-clinic.md", "guide-trainer.md")
 WITH_TORCH = "guide-trainer-torch.md"
+NEEDS_SERVERS = "5. The same on real servers"  # the first section of the tutorial that does
+PUT_AWAY = """
+test ! -f lake/agent.pid || kill "$(cat lake/agent.pid)" || true
+wardround stack down --name nodules --folder nodules-stack
+"""
+COMMANDS = {"wardround": "wardround.client.cli", "wardround-site-agent": "wardround.site_agent.main"}
 WITHIN = 200  # seconds for a command or a block of them
 EXIT_CODE = "exit code "
 DIFFERS = re.compile(r"[0-9a-f]{8,}|[0-9]+(?:\.[0-9]+)?")
@@ -40,19 +55,32 @@ SHELL = ("bash", "-eu", "-o", "pipefail")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(root: Path) -> Path:
     """Looks like a checkout after `make setup`, but what is installed in it stays in it."""
-    root = tmp_path_factory.mktemp("checkout")
     for name in ("examples", "benchmarks"):
         (root / name).symlink_to(ROOT / name)
     venv.create(root / ".venv", symlinks=True)
     (inner,) = (root / ".venv" / "lib").glob("python*/site-packages")
     (inner / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    command = root / ".venv" / "bin" / "wardround"
-    command.write_text(f"#!{root / '.venv' / 'bin' / 'python'}\nfrom wardround.client.cli import run\nrun()\n")
-    command.chmod(0o755)
+    for name, module in COMMANDS.items():
+        command = root / ".venv" / "bin" / name
+        command.write_text(f"#!{root / '.venv' / 'bin' / 'python'}\nfrom {module} import run\nrun()\n")
+        command.chmod(0o755)
     return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder after the tutorial's sections that need no server."""
+    require_torch()
+    folder = checkout(tmp_path_factory.mktemp("tutorial"))
+    follow(TUTORIAL, tutorial()[0], folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +105,24 @@ def stacked(folder: Path) -> Iterator[Path]:
         in_shell("wardround stack down", folder)
 
 
+def test_the_tutorial_in_one_process(learned: Path) -> None:
+    assert (learned / "runs" / "nodules" / "model.safetensors").is_file()
+
+
+def test_the_tutorial_on_real_servers(learned: Path) -> None:
+    require_servers()
+    try:
+        follow(TUTORIAL, tutorial()[1], learned)
+    finally:
+        in_shell(PUT_AWAY, learned)
+    assert not (learned / "nodules-stack").exists()
+
+
+@pytest.mark.parametrize("page", [TUTORIAL, FOR_DEPARTMENTS], ids=lambda page: page.name)
+def test_no_block_of_a_page_is_left_out(page: Path) -> None:
+    assert [block for block in blocks(page) if not block.info and block.language not in ("sh", "console")] == []
+
+
 def test_the_walk_of_the_readme(walked: Path) -> None:
     assert (walked / "runs" / "breast-cancer" / "model.safetensors").is_file()
 
@@ -97,9 +143,20 @@ def test_the_commands_of_a_guide(walked: Path, guide: str) -> None:
 
 
 def test_the_commands_of_the_guide_that_needs_torch(walked: Path) -> None:
+    require_torch()
+    assert follow(DOCS / WITH_TORCH, blocks(DOCS / WITH_TORCH), walked) > 0
+
+
+def require_torch() -> None:
     if find_spec("torch") is None and "CI" not in os.environ:
         pytest.skip("torch is not installed; `make test` installs it")
-    assert follow(DOCS / WITH_TORCH, blocks(DOCS / WITH_TORCH), walked) > 0
+
+
+def tutorial() -> tuple[list[Block], list[Block]]:
+    """Its blocks that need no server, and those from the first on that does."""
+    found = blocks(TUTORIAL)
+    first = next(index for index, block in enumerate(found) if block.section == NEEDS_SERVERS)
+    return found[:first], found[first:]
 
 
 def on_a_hub(document: Path) -> list[Block]:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from wardround.client import cli
+from wardround.client.report.at_hand import SitesAtHand, sites_in
+from wardround.client.report.material import Compared
 from wardround.client.report.overlays import draw_overlays
 from wardround.client.report.reading import read_folder
 from wardround.client.report.write import write_report
@@ -56,6 +58,10 @@ def drawing(_: AddingTrainer, model: dict[str, Any], cases: list[Path], job: Any
         yield Picture(case.name, np.zeros((4, 4), np.float32), mask, mask, ("much", "little"))
 
 
+def at(sites: Path, compared: Compared) -> SitesAtHand:
+    return sites_in(sites, compared.run.history.manifest)
+
+
 def test_a_simulation_is_reported_as_it_lies_there(folder: Path) -> None:
     written = write_report(folder)
     text = written.page.read_text()
@@ -79,9 +85,25 @@ def test_scans_of_the_common_test_are_drawn_for_every_model(folder: Path, monkey
     assert base64.b64decode(image) == written.figures[-1].read_bytes()
 
 
+def test_scans_that_do_not_say_that_they_are_synthetic_make_the_report_confidential(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AddingTrainer, "pictures", drawing)
+    note = "These are scans of the cases named; this file is as confidential as the data"
+    written = write_report(folder, folder / "real.html")
+    assert note in written.page.read_text()
+    (notice,) = written.notices
+    assert str(written.page) in notice
+    monkeypatch.setattr("wardround.client.report.overlays.synthetic_words", lambda _: "synthetic")
+    written = write_report(folder, folder / "made.html")
+    assert note not in written.page.read_text()
+    assert written.notices == ()
+
+
 async def test_each_model_draws_the_same_cases(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AddingTrainer, "pictures", drawing)
-    overlays = draw_overlays(folder, None, await read_folder(folder))
+    compared = await read_folder(folder)
+    overlays = draw_overlays(folder, at(folder / "sites", compared), compared)
     assert list(overlays.by_model) == ["federated", "pooled data"]
     titles = [[picture.title for picture in pictures] for pictures in overlays.by_model.values()]
     assert titles == [["case-0001.txt", "case-0002.txt", "case-0003.txt"]] * 2
@@ -90,32 +112,41 @@ async def test_each_model_draws_the_same_cases(folder: Path, monkeypatch: pytest
 async def test_the_sites_own_folder_can_be_named(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(AddingTrainer, "pictures", drawing)
     compared = await read_folder(folder)
-    missing = draw_overlays(folder, tmp_path, compared)
+    missing = draw_overlays(folder, at(tmp_path, compared), compared)
     assert (missing.by_model, missing.note) == ({}, "No pictures: the test's data are not where this report was made.")
-    assert draw_overlays(folder, folder / "sites", compared).by_model
+    assert draw_overlays(folder, at(folder / "sites", compared), compared).by_model
+    (tmp_path / "clinic-1").mkdir()
+    (tmp_path / "clinic-1" / "site.toml").write_text("schema = 7")
+    broken = draw_overlays(folder, at(tmp_path, compared), compared)
+    assert broken.note == "No pictures: the test's site.toml cannot be used where this report was made."
+    assert str(tmp_path / "clinic-1" / "site.toml") in broken.cause
 
 
 async def test_a_failure_to_draw_is_told_in_a_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = await read_folder(folder)
 
     def failing(*_: object) -> Iterator[Picture]:
-        raise TaskError("case_unreadable", "a case cannot be read")
+        raise TaskError("case_unreadable", "the log names it") from ValueError("case-0001.txt is no number")
 
     def broken(*_: object) -> Iterator[Picture]:
         raise RuntimeError(str(folder))
 
-    notes = []
+    found = []
     for pictures in (failing, broken, lambda *_: iter(())):
         monkeypatch.setattr(AddingTrainer, "pictures", pictures)
-        notes.append(draw_overlays(folder, None, compared).note)
-    assert notes[0] == "No pictures: case_unreadable: a case cannot be read."
-    assert "trainer_error" in notes[1]
-    assert str(folder) not in notes[1]
-    assert notes[2] == "No pictures: the trainer drew none."
+        found.append(draw_overlays(folder, at(folder / "sites", compared), compared))
+    unreadable, wrong, none = found
+    assert unreadable.note == "No pictures: drawing them failed where this report was made (case_unreadable)."
+    assert unreadable.cause == "case_unreadable: the log names it; case-0001.txt is no number"
+    assert "trainer_error" in wrong.note
+    assert str(folder) not in wrong.note
+    assert str(folder) in wrong.cause
+    assert none.note == "No pictures: the trainer drew none."
 
 
 async def test_a_model_that_was_deleted_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AddingTrainer, "pictures", drawing)
     monkeypatch.setattr("wardround.client.report.overlays.model_file", lambda *_: None)
-    note = draw_overlays(folder, None, await read_folder(folder)).note
+    compared = await read_folder(folder)
+    note = draw_overlays(folder, at(folder / "sites", compared), compared).note
     assert note == "No pictures: the last model is not where this report was made."

@@ -31,7 +31,7 @@ TASKS = """
     from wardround_messages.task_folder import UPDATE
 
     folder, data = Path(sys.argv[1]), Path(sys.argv[2])
-    job = {"trainer": "brain-tumour-unet", "parameters": {"patch": int(sys.argv[3]), "validation": 0.5}}
+    job = {"trainer": "brain-tumour-unet", "parameters": {"patch": int(sys.argv[3]), "inference": "whole"}}
     fill(folder / "first", Task.INITIALISE, data, **job)
     assert run_folder(folder / "first").failure is None
     model = (folder / "first" / UPDATE).read_bytes()

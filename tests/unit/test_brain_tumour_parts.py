@@ -78,21 +78,21 @@ def test_the_network_of_the_defaults_has_1_2_million_weights() -> None:
 # --- loss --------------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_dice_of_the_regions_plus_cross_entropy() -> None:
+def test_the_loss_is_dice_of_the_foreground_classes_plus_cross_entropy() -> None:
     share = torch.tensor([[[0.7, 0.1], [0.2, 0.3]], [[0.2, 0.8], [0.3, 0.3]], [[0.1, 0.1], [0.5, 0.4]]])
     label = torch.tensor([[0, 1], [2, 2]])
-    # Either class: overlap 0.9 + 0.8 + 0.7 of sums 2.7 and 3; the second: overlap 0.9 of sums 1.1 and 2.
-    dice = (2 * 2.4 / (2.7 + 3) + 2 * 0.9 / (1.1 + 2)) / 2
+    # Overlap 0.8 of sums 1.6 and 1; overlap 0.9 of sums 1.1 and 2.
+    dice = (2 * 0.8 / (1.6 + 1) + 2 * 0.9 / (1.1 + 2)) / 2
     entropy = -(math.log(0.7) + math.log(0.8) + math.log(0.5) + math.log(0.4)) / 4
-    loss = dice_and_cross_entropy(share.log()[None, ..., None], label[None, ..., None], [(1, 2), (2,)])
+    loss = dice_and_cross_entropy(share.log()[None, ..., None], label[None, ..., None])
     assert loss.item() == pytest.approx(1 - dice + entropy, abs=1e-4)
 
 
-def test_a_perfect_prediction_costs_nothing_also_where_a_region_is_absent() -> None:
+def test_a_perfect_prediction_costs_nothing_also_where_a_class_is_absent() -> None:
     label = torch.zeros(2, 4, 4, 4, dtype=torch.long)
     label[0, 1, 1, 1] = 1
     scores = 50.0 * torch.nn.functional.one_hot(label, 3).movedim(-1, 1)
-    assert dice_and_cross_entropy(scores, label, [(1, 2), (2,)]).item() == pytest.approx(0, abs=1e-4)
+    assert dice_and_cross_entropy(scores, label).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_fedprox_adds_the_distance_from_the_received_weights_to_the_gradient() -> None:

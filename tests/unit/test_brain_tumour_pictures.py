@@ -15,8 +15,9 @@ if "CI" not in os.environ:
 import torch
 
 from wardround.training import CaseUnreadableError, NumpyTrainer, Parameters, TaskError, run_folder
+from wardround.training.imaging.cases import Case
 from wardround.training.pictures import Picture, draw
-from wardround.training.trainers.brain_tumour.showing import upright
+from wardround.training.trainers.brain_tumour.showing import bare_name, upright
 from wardround_messages.names import Task
 from wardround_messages.task_folder import UPDATE
 
@@ -47,7 +48,7 @@ def test_a_picture_shows_the_slice_with_most_tumour_and_what_the_model_makes_of_
     image, label = (values[2:-2, 2:-2, 2:-2] for values in subject(1))
     place = int((label > 0).sum((0, 1)).argmax())
     np.testing.assert_array_equal(one.truth, label[:, :, place].T[::-1, ::-1])
-    assert one.title == f"imagesTr/BRATS_001.nii.gz, FLAIR, axial slice {place + 1} of {label.shape[2]}"
+    assert one.title == f"BRATS_001, FLAIR, axial slice {place + 1} of {label.shape[2]}"
     assert "BRATS_002" in two.title
     assert one.classes == LABELS[1:]
     assert (one.image.dtype, one.truth.dtype, one.predicted.dtype) == (np.float32, np.uint8, np.uint8)
@@ -57,6 +58,38 @@ def test_a_picture_shows_the_slice_with_most_tumour_and_what_the_model_makes_of_
     assert one.predicted.max() <= len(one.classes)
     brightness = np.corrcoef(one.image.ravel(), image[:, :, place, 0].T[::-1, ::-1].ravel())
     assert brightness[0, 1] > 0.9
+
+
+def test_of_a_case_without_tumour_the_slice_with_most_prediction_is_shown_else_that_with_most_brain(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, label = subject(1)
+    image[:, :, 6] = 0
+    image[:, :, 6, 0] = 100  # FLAIR fills this slice, border and all
+    folder = decathlon(tmp_path / "healthy", 1)
+    write_case(folder, "BRATS_001", image, np.zeros_like(label))
+
+    def says(amount: np.ndarray) -> None:
+        def segment(_: object, case: Case, __: object) -> torch.Tensor:
+            scores = torch.zeros(len(LABELS), *case.label.shape)
+            scores[1] = torch.from_numpy(amount[: case.label.shape[2]] > 0).float()
+            return scores
+
+        monkeypatch.setattr("wardround.training.trainers.brain_tumour.showing.segment", segment)
+
+    says(np.eye(1, 30, 9)[0])
+    (one,) = drawn(model, folder)
+    assert "axial slice 10 of" in one.title
+    assert (one.truth.max(), one.predicted.min()) == (0, 1)
+    says(np.zeros(30))
+    (other,) = drawn(model, folder)
+    assert other.predicted.max() == 0
+    assert "axial slice 5 of" in other.title
+
+
+def test_a_case_is_called_by_its_bare_name() -> None:
+    assert bare_name("imagesTr/BRATS_501.nii.gz") == "BRATS_501"
+    assert bare_name("scanner-b/imagesTr/BRATS_501.nii") == "scanner-b/BRATS_501"
 
 
 def test_the_front_is_up_and_the_patients_right_is_on_the_left() -> None:

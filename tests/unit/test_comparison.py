@@ -37,6 +37,16 @@ def test_several_seeds_are_shown_as_mean_and_standard_deviation() -> None:
     assert "clinic-1 alone 0.600 ± 0.000 0.900 ± 0.000" in lines
 
 
+def test_losses_come_last() -> None:
+    scores = {"federated": [{"loss": 0.5, "sensitivity": 0.9, "dice/wt": 0.8, "loss/dice": 0.2}]}
+    assert Comparison("brain", None, 1, 1, None, (7,), scores).metrics == [
+        "dice/wt",
+        "sensitivity",
+        "loss",
+        "loss/dice",
+    ]
+
+
 def test_differences_are_taken_seed_by_seed() -> None:
     assert TWO_SEEDS.differences("dice/mean") == pytest.approx([-0.04, -0.02])
     assert TWO_SEEDS.differences("loss") == pytest.approx([0.1])
@@ -51,7 +61,7 @@ def test_what_was_not_measured_is_a_dash() -> None:
 def test_no_figure_is_without_its_setting() -> None:
     words = setting(TWO_SEEDS)
     assert "10 rounds of 4 epochs, mean ± sd over the seeds 7, 8; on 12 common test cases" in words
-    assert "0.08" in words  # what one of twelve cases can move
+    assert "0.083, and where a region is in fewer cases, by more" in words  # what one of twelve cases can move
     assert "seed 7; each on validation cases of its own" in setting(ONE_SEED)
 
 

@@ -27,6 +27,7 @@ def lines(rounds: int = 5, **parts: object) -> LineChart:
         subtitle="of the received model",
         x_label="round",
         lines=(Line("clinic-1", "site", points, 0), Line("mean of 1 clinic", "whole", points)),
+        cohort=1,
         caption="",
         alt='from "a" to <b>',
     )
@@ -125,6 +126,14 @@ def test_what_has_hardly_any_points_is_drawn_all_the_same(chart: LineChart) -> N
     assert svg(chart)
 
 
+def test_a_large_cohort_is_grey_whoever_of_it_has_values() -> None:
+    points = ((1, 0.5), (2, 0.6))
+    seven = tuple(Line(f"clinic-{nth + 1}", "site", points, nth) for nth in range(1, 8))
+    drawn = svg(lines(lines=seven, cohort=8))  # clinic-1 declined
+    assert drawn.count("stroke: #9aa5b1") == 7
+    assert look.SITE_COLOURS[1].lower() not in drawn.lower()
+
+
 def test_every_outcome_has_a_symbol_of_its_own() -> None:
     assert KEYS.keys() == OUTCOMES.keys()
     shapes = [(key.marker, key.filled) for key in KEYS.values()]
@@ -155,3 +164,14 @@ def test_pictures_stand_case_by_case_and_model_by_model() -> None:
     words = {text.get_text() for text in sheet.texts}
     assert words >= {"scan", "truth", "federated", "pooled data", "case $x^", "oedema", "core"}
     assert len(sheet.axes) == 2 * 4
+
+
+def test_a_model_whose_picture_is_of_another_slice_has_its_own_scan_and_says_which() -> None:
+    mask = np.ones((6, 4), np.uint8)
+    one = Picture("case 1, slice 3", np.zeros((6, 4), np.float32), mask, mask, ("core",))
+    other = Picture("case 1, slice 5", np.ones((6, 4), np.float32), mask, mask, ("core",))
+    with mpl.rc_context(look.STYLE):
+        sheet = draw_pictures({"federated": [one], "pooled data": [other]})
+    assert {"case 1, slice 3", "slice 5"} <= {text.get_text() for text in sheet.texts}
+    scans = [np.asarray(made.images[0].get_array()).max() for made in sheet.axes]
+    assert scans == [0, 0, 0, 1]

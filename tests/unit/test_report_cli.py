@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from metrics_story import Story
+from metrics_story import SITES, Story
 from report_material import Told, course, manifest
 
 from wardround.client import cli
@@ -90,7 +91,7 @@ def test_a_whole_experiment_at_the_hub_is_reported_without_its_weights(
     assert len(list((tmp_path / "out-figures").iterdir())) == 12
 
 
-def test_a_path_that_exists_is_a_folder_whatever_the_hub_has(
+def test_a_path_that_exists_is_a_folder_whatever_the_hub_has_unless_the_hub_is_named(
     report: Callable[..., Ran], store: NoUpdates, tmp_path: Path
 ) -> None:
     lay(Told(manifest()), store)
@@ -102,6 +103,23 @@ def test_a_path_that_exists_is_a_folder_whatever_the_hub_has(
     code, out, _ = report("brain-tumour")
     assert (code, out) == (0, "Report: brain-tumour/report.html\n")
     assert (tmp_path / "brain-tumour" / "report.html").is_file()
+    code, out, _ = report("brain-tumour", "--hub", "stack")
+    assert (code, out) == (0, "Report: brain-tumour-report.html\n")  # with --hub it is the experiment
+
+
+@pytest.mark.slow
+def test_what_keeps_scans_from_being_drawn_is_told_to_whoever_made_the_report(
+    report: Callable[..., Ran], tmp_path: Path
+) -> None:
+    asyncio.run(course(1).lay_in(tmp_path))
+    for site in SITES:
+        (tmp_path / "sites" / site).mkdir(parents=True)
+        (tmp_path / "sites" / site / "site.toml").write_text("schema = 7")
+    code, out, err = report(".", "--json")
+    assert (code, json.loads(out)["file"]) == (0, "report.html")
+    assert [line.split(": ")[0] for line in err.splitlines()] == ["wardround"] * len(err.splitlines())
+    assert all(f"{site}/site.toml: schema" in err for site in SITES)
+    assert "schema" not in re.sub(r"<pre>.*?</pre>", "", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +129,8 @@ def test_a_path_that_exists_is_a_folder_whatever_the_hub_has(
         (["runs/no-such"], 2, "there is no folder runs/no-such"),
         (["No Such"], 2, "there is no folder No Such"),
         (["no-such", "--sites", "."], 2, "--sites: goes with the folder of a run"),
-        ([".", "--hub", "stack"], 2, "--hub: . is a folder here"),
+        ([".", "--hub", "stack"], 2, ". is no experiment: with --hub, its id is wanted"),
+        (["no-such", "--hub", "stack", "--sites", "."], 2, "--sites: goes with the folder of a run"),
         ([".", "-o", "."], 2, "--out: . is a folder"),
         ([".", "-o", "none/x.html"], 2, "--out: there is no folder"),
         ([], 2, "Missing argument"),

@@ -1,24 +1,29 @@
 """What a report says of runs whose figures are known."""
 
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from metrics_story import SITES, manifest
 from report_material import TRAINER, Told, compared, course, run_of
 
 from wardround.client.experiment_file import load_experiment
+from wardround.client.report import look
+from wardround.client.report.charts import draw
 from wardround.client.report.costs import round_time_chart, sent_chart, task_time_table
 from wardround.client.report.curves import moved_charts, received_charts, trained_charts
-from wardround.client.report.experiment_toml import experiment_toml
+from wardround.client.report.experiment_toml import again_text, experiment_toml
 from wardround.client.report.facts import report_of
+from wardround.client.report.in_short import tiles
 from wardround.client.report.material import Compared, Material, RunRead
 from wardround.client.report.results import at_the_clinics, by_seed, common_test, resolution, spread
 from wardround.client.report.taking_part import Absence, absences, participation, shares
 from wardround.client.report.words import difference_text, metric_text, span_text
 from wardround_messages import journal as facts
-from wardround_messages.manifest import Forked, ModelPlan, Training
+from wardround_messages.manifest import Brought, Forked, FromTrainer, ModelPlan, Training
 from wardround_messages.names import Task
 
 HOW = {
@@ -79,9 +84,17 @@ def test_over_seeds_there_is_a_mean_a_deviation_and_a_difference_seed_by_seed(be
     assert federated.values["dice/mean"] == spread([mean for mean in means if mean is not None])
     assert pooled.differences["dice/mean"].seeds == 3
     assert pooled.differences["dice/mean"].sd == pytest.approx(0, abs=1e-9)  # one level apart, whatever the seed
-    metric, rows = by_seed(Material(beside, others))
-    assert (metric, [row.seed for row in rows]) == ("dice/mean", [0, 1, 2])
-    assert rows[1].values["federated"] == means[1]
+    found = by_seed(Material(beside, others))
+    assert found is not None
+    assert (found.metric, list(found.rows)) == ("dice/mean", [0, 1, 2])
+    assert found.rows[1]["federated"] == means[1]
+
+
+def test_what_only_a_later_seed_was_held_against_has_its_column(beside: Compared) -> None:
+    found = by_seed(Material(replace(beside, pooled=None, alone={}), {1: compared(4, seed=1)}))
+    assert found is not None
+    assert found.ways == ("federated", "pooled", *(f"{site} alone" for site in SITES))
+    assert list(found.rows[0]) == ["federated"]
 
 
 def test_a_run_that_lies_with_the_seeds_is_not_counted_twice(beside: Compared) -> None:
@@ -131,10 +144,11 @@ def test_without_a_common_test_the_references_stand_with_the_clinics() -> None:
 
 def test_what_few_cases_can_tell_is_computed_from_their_number() -> None:
     said = resolution(12)
-    assert "12 test cases" in said
-    assert "8.3 percentage points" in said
-    assert "at most 14 points, 1/(2√12)" in said
-    assert "at most 4.2 points" in resolution(142)
+    assert said.startswith(
+        "With 12 test cases, one alone can move a mean by up to 0.083, and where a region is in fewer"
+    )
+    assert "at most 0.14, 1/(2√12)" in said
+    assert "at most 0.042" in resolution(142)
     assert "was not told" in resolution(None)
     assert "one test case" in resolution(1)
 
@@ -158,6 +172,17 @@ def test_a_round_that_a_site_missed_is_a_gap_in_its_line(hurt: RunRead) -> None:
     lines = {line.label: dict(line.points) for line in chart.lines}
     assert set(lines["clinic-2"]) == {2, 3, 4}  # it said nothing of models 0 and 1
     assert set(lines["mean of 3 clinics"]) == {0, 1, 2, 3, 4}
+
+
+def test_a_chart_knows_the_whole_cohort_where_some_have_no_values() -> None:
+    sites = tuple(f"clinic-{number}" for number in range(1, 9))
+    how = {(number, "clinic-1"): "late" for number in (1, 2)}
+    run = run_of(course(2, sites=sites, how=how, ended=False))
+    charts = (*received_charts(Material(Compared(run))), *trained_charts(Material(Compared(run))), *moved_charts(run))
+    assert {chart.cohort for chart in charts} == {8}
+    assert sum(line.kind == "site" for line in charts[0].lines) == 7
+    with mpl.rc_context(look.STYLE):
+        assert draw(charts[0])
 
 
 def test_losses_norms_and_drift_have_their_charts(hurt: RunRead) -> None:
@@ -200,6 +225,17 @@ def test_a_site_that_declined_is_told_with_its_words() -> None:
     share = shares(run)[2]
     assert share.consent == "declined: no rule allows the study"
     assert participation(run) is None
+
+
+def test_whoever_was_not_asked_owes_no_answer(hurt: RunRead) -> None:
+    assert tiles(Material(Compared(hurt)))[2].setting == "granted; of 15 answers asked for, 10 counted"
+    story = Told(manifest())
+    story.enrol(("clinic-1", "clinic-2"))
+    story.open(1, asked=("clinic-1",))
+    run = run_of(story)
+    assert {outcome for share in shares(run) for outcome in share.counts} >= {"open", "declined"}
+    assert [share.due for share in shares(run)] == [0, 0, 0]
+    assert "answers" not in tiles(Material(Compared(run)))[0].setting
 
 
 def test_updates_are_counted_with_their_bytes(hurt: RunRead) -> None:
@@ -312,6 +348,23 @@ def test_a_fork_is_written_as_a_person_writes_it() -> None:
     forked = Forked(experiment="older", round=7, size=1, sha256="0" * 64)
     told = manifest().model_copy(update={"model": ModelPlan(initial=forked)})
     assert tomllib.loads(experiment_toml(told))["model"]["initial"] == "experiment:older@7"
+
+
+@pytest.mark.parametrize(
+    ("initial", "told"),
+    [
+        (FromTrainer(), "It starts the same experiment again."),
+        (Brought(size=1, sha256="0" * 64), f"once model.initial names the file .* SHA-256 {'0' * 64}"),
+        (
+            Forked(experiment="older", round=7, size=1, sha256="0" * 64),
+            "where the hub still holds older's model of round 7",
+        ),
+    ],
+)
+def test_what_the_file_needs_to_start_again_goes_by_the_first_model(
+    initial: FromTrainer | Brought | Forked, told: str
+) -> None:
+    assert re.search(told, again_text(manifest().model_copy(update={"model": ModelPlan(initial=initial)})))
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from metrics_story import manifest
 from report_material import Told, compared, course, run_of
 
 from wardround.client.report.facts import Report, report_of
-from wardround.client.report.material import Compared, Material
-from wardround.client.report.page import Made, page
+from wardround.client.report.material import Compared, Material, Synthetic
+from wardround.client.report.page import Made, Notes, page
 from wardround_messages import journal as facts
 from wardround_messages.manifest import Manifest
 
 MADE = Made(datetime(2026, 12, 1, 8, 0, tzinfo=UTC), "0.1.0", "report-figures")
+NO_NOTES = Notes()
 EVIL = "</style></code><script>alert(1)</script><img src=x onerror=alert(1)>\"'{{ 7*7 }}{% raw %}"
 VOID = {"meta", "img", "br"}
 
@@ -47,9 +48,9 @@ class Parsed(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
 
-def rendered(report: Report, overlays: bytes | None = None, note: str = "") -> str:
+def rendered(report: Report, overlays: bytes | None = None, notes: Notes = NO_NOTES) -> str:
     svgs = {chart.name: f'<svg role="img" aria-label="{chart.name}"></svg>' for chart in report.charts}
-    return page(report, svgs, overlays, note, MADE)
+    return page(report, svgs, overlays, notes, MADE)
 
 
 def evil() -> Manifest:
@@ -60,14 +61,16 @@ def evil() -> Manifest:
 def whole() -> str:
     seeds = {1: compared(2, seed=1)}
     how = {(2, "clinic-2"): "late"}
-    return rendered(report_of(Material(compared(2, how=how), seeds, synthetic="Synthetic scans")), b"png", "")
+    synthetic = Synthetic(("clinic-1", "clinic-2", "clinic-3"), True, "Synthetic scans")
+    return rendered(report_of(Material(compared(2, how=how), seeds, synthetic)), b"png")
 
 
 def test_nothing_that_others_wrote_becomes_an_element() -> None:
     story = Told(evil())
     story.enrol_all()
     story.write(facts.ExperimentFailed(code="quorum_missed", reason=EVIL))
-    text = rendered(report_of(Material(Compared(run_of(story)), synthetic=EVIL)), note=EVIL)
+    synthetic = Synthetic(("clinic-1",), True, EVIL)
+    text = rendered(report_of(Material(Compared(run_of(story)), synthetic=synthetic)), notes=Notes(EVIL))
     parsed = Parsed(text)
     assert not parsed.all("script", "img")
     assert [
@@ -124,8 +127,22 @@ def test_the_page_can_be_read_without_being_seen(whole: str) -> None:
 
 def test_synthetic_data_are_named_before_anything_else(whole: str) -> None:
     body = whole[whole.index("<body>") :]
-    assert body.index("Synthetic data: not BraTS, not for clinical use.") < body.index("<h1>")
-    assert "Synthetic data" not in rendered(report_of(Material(Compared(run_of(course(1))))))
+    assert body.index("Synthetic data: not of patients, not for clinical use.") < body.index("<h1>")
+    assert "ynthetic" not in Parsed(rendered(report_of(Material(Compared(run_of(course(1))))))).text.split("Results")[1]
+
+
+def test_where_only_some_data_are_synthetic_their_sites_are_named() -> None:
+    some = Synthetic(("clinic-1", "clinic-3"), False, "")
+    text = Parsed(rendered(report_of(Material(Compared(run_of(course(1))), synthetic=some)))).text
+    assert "Some data are synthetic: those of clinic-1 and clinic-3." in text
+    assert "not of patients" not in text
+
+
+def test_scans_that_may_be_of_patients_have_a_note_above_them() -> None:
+    report = report_of(Material(Compared(run_of(course(1)))))
+    drawn = rendered(report, b"png", Notes(confidential="Keep this."))
+    assert drawn.index("Keep this.") < drawn.index("<img")
+    assert 'role="note"' not in rendered(report, b"png")
 
 
 def test_every_number_has_its_setting_by_it(whole: str) -> None:
@@ -134,7 +151,7 @@ def test_every_number_has_its_setting_by_it(whole: str) -> None:
     assert "over 2 seeds: 0 and 1" in text
     assert text.count("2 rounds of 4 epochs, seed 0") >= 4
     assert "clinic-1: 4, clinic-2: 4, clinic-3: 4" in text
-    assert "There are 12 test cases." in text
+    assert "With 12 test cases, one alone" in text
 
 
 def test_what_happened_can_be_traced(whole: str) -> None:

@@ -9,14 +9,19 @@ import pytest
 from metrics_story import SITES, manifest
 from report_material import Told, course, lay_compared
 
+from wardround.client.cli import comparing
 from wardround.client.errors import UnusableError
 from wardround.client.report import reading
-from wardround.client.report.at_hand import SITE_FILE, declared_metrics, synthetic_in
+from wardround.client.report.at_hand import DATASET_FILE, SITE_FILE, declared_metrics, sites_in, synthetic_data
+from wardround.client.report.material import Synthetic
 from wardround.client.report.reading import read_folder, read_seeds
 from wardround.client.report.write import write_report
 from wardround.simulation import references, run, sites
+from wardround.training.imaging import decathlon
 from wardround_messages.base import canonical_json
 
+TEST = manifest().evaluation.test
+TEST_SITE = "" if TEST is None else TEST.site
 AT = datetime(2026, 12, 1, 8, 0, tzinfo=UTC)
 
 
@@ -35,12 +40,13 @@ def laid(folder: Path, story: Told) -> Path:
 
 
 def test_a_folder_is_read_as_a_simulation_lays_it_out() -> None:
-    assert (reading.MANIFEST_FILE, reading.POOLED, reading.ALONE) == (
+    assert (reading.MANIFEST_FILE, reading.POOLED, reading.ALONE, reading.SEEDS) == (
         run.MANIFEST_FILE,
         references.POOLED,
         references.ALONE,
+        comparing.SEEDS,
     )
-    assert SITE_FILE == sites.SITE_FILE
+    assert (SITE_FILE, DATASET_FILE) == (sites.SITE_FILE, decathlon.DATASET)
 
 
 def test_what_a_run_is_held_against_is_read_with_it(folder: Path) -> None:
@@ -88,14 +94,20 @@ def test_a_folder_without_figures_is_named(tmp_path: Path, files: dict[str, byte
 # --- what lies at hand -----------------------------------------------------------------------------------------------
 
 
-def site_with(folder: Path, told: object) -> Path:
-    (folder / "clinic-2" / "scans").mkdir(parents=True)
-    (folder / "clinic-2" / "scans" / "dataset.json").write_text(told if isinstance(told, str) else json.dumps(told))
-    (folder / "clinic-2" / "site.toml").write_text(
-        'schema = 1\nsite = "clinic-2"\n[paths]\ninbox = "i"\nlog = "l"\nspool = "s"\n'
-        '[datasets.brain-mri]\npath = "scans"\n'
+def site_with(folder: Path, told: object, *, site: str = "clinic-2", test: object = None) -> Path:
+    held = {"brain-mri": told} | ({} if test is None else {"brain-mri-test": test})
+    for name, index in held.items():
+        (folder / site / name).mkdir(parents=True)
+        (folder / site / name / DATASET_FILE).write_text(index if isinstance(index, str) else json.dumps(index))
+    (folder / site / SITE_FILE).write_text(
+        f'schema = 1\nsite = "{site}"\n[paths]\ninbox = "i"\nlog = "l"\nspool = "s"\n'
+        + "".join(f'[datasets.{name}]\npath = "{name}"\n' for name in held)
     )
     return folder
+
+
+def synthetic_in(folder: Path) -> Synthetic | None:
+    return synthetic_data(sites_in(folder, manifest()), manifest())
 
 
 @pytest.mark.parametrize(
@@ -105,13 +117,40 @@ def site_with(folder: Path, told: object) -> Path:
         ({"name": "BRATS", "synthetic": True}, "BRATS"),
         ({"synthetic": True}, ""),
         ({"name": "BRATS", "description": "scans of people"}, None),
+        ({"name": "BRATS", "description": "not synthetic"}, None),
         ({"name": 7, "synthetic": "yes"}, None),
         ([1], None),
         ("{", None),
     ],
 )
 def test_data_that_say_so_are_synthetic(tmp_path: Path, told: object, said: str | None) -> None:
-    assert synthetic_in(site_with(tmp_path, told), manifest()) == said
+    expected = None if said is None else Synthetic(("clinic-2",), False, said)
+    assert synthetic_in(site_with(tmp_path, told)) == expected
+
+
+def test_data_are_synthetic_as_a_whole_only_where_every_data_set_of_every_site_says_so(tmp_path: Path) -> None:
+    made, real = {"description": "synthetic"}, {"description": "scans of people"}
+    for site in SITES:
+        site_with(tmp_path / "all", made, site=site, test=made if site == TEST_SITE else None)
+        site_with(tmp_path / "tested", made, site=site, test=real if site == TEST_SITE else None)
+    assert synthetic_in(tmp_path / "all") == Synthetic(SITES, True, "synthetic")
+    others = tuple(site for site in SITES if site != TEST_SITE)
+    assert synthetic_in(tmp_path / "tested") == Synthetic(others, False, "synthetic")
+
+
+def test_a_data_set_of_several_folders_is_synthetic_where_all_of_them_say_so(tmp_path: Path) -> None:
+    site_with(tmp_path, {"synthetic": True})
+    (tmp_path / "clinic-2" / "brain-mri" / "more").mkdir()
+    (tmp_path / "clinic-2" / "brain-mri" / "more" / DATASET_FILE).write_text("{}")
+    assert synthetic_in(tmp_path) is None
+
+
+def test_a_site_toml_that_cannot_be_used_is_told_as_that(tmp_path: Path) -> None:
+    site_with(tmp_path, {"synthetic": True})
+    (tmp_path / "clinic-2" / SITE_FILE).write_text("schema = 7")
+    found = sites_in(tmp_path, manifest())
+    assert found.settings == {}
+    assert "clinic-2/site.toml" in str(found.faults["clinic-2"])
 
 
 def test_a_trainer_that_is_not_installed_declares_nothing() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from wardround.runtime.toml_file import SettingsError
 from wardround.site_agent.settings import Paths, SiteSettings, load_site
+from wardround.training.imaging.decathlon import DATASET
 from wardround.training.registry import dataset_writer
 from wardround_messages.manifest import Manifest
 
 SITE_FILE = "site.toml"
 POLICY_FILE = "policy.toml"
-DECATHLON = "dataset.json"
 RESEARCHER = "researcher-a"
 
 
@@ -138,7 +138,7 @@ slots = 1
 def _datasets(folder: Path, data: Mapping[str, Path]) -> str:
     return "".join(
         f'\n[datasets.{name}]\npath       = "{path.relative_to(folder)}"\n'
-        + ('layout     = "decathlon"\n' if (path / DECATHLON).is_file() else "")
+        + ('layout     = "decathlon"\n' if (path / DATASET).is_file() else "")
         + 'split_salt = { file = "secrets/split" }\n'
         for name, path in sorted(data.items())
     )

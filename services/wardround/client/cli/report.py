@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def report(
     target: Annotated[
-        str, typer.Argument(help="The folder of a run, as runs/brain-tumour, or else an experiment at the hub.")
+        str,
+        typer.Argument(
+            help="The folder of a run, as runs/brain-tumour, or else, and always with --hub, an experiment at the hub."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -41,12 +44,10 @@ def report(
 
     _check_out(out)
     folder = Path(target)
-    if folder.exists():
-        if hub is not None:
-            raise CommandError(f"--hub: {target} is a folder here; to mean the experiment, leave where it lies")
+    if hub is None and folder.exists():
         written = _on_folder(folder, out, sites)
     else:
-        _check_experiment(target, sites)
+        _check_experiment(target, sites, on_hub=hub is not None)
         run = on_hub(lambda reached: reached.read_run(target), hub=hub, insecure_lab=insecure_lab)
         written = writing.write_report_of(run, out)
     _tell(written, as_json=as_json)
@@ -67,8 +68,10 @@ def _on_folder(folder: Path, out: Path | None, sites: Path | None) -> "Written":
         raise CommandError(str(error), Exit.ENDED_BADLY) from None
 
 
-def _check_experiment(target: str, sites: Path | None) -> None:
+def _check_experiment(target: str, sites: Path | None, *, on_hub: bool) -> None:
     if not is_id(target, EXPERIMENT_MAX):
+        if on_hub:
+            raise CommandError(f"{target} is no experiment: with --hub, its id is wanted, which {ID_WORDS}")
         raise CommandError(f"there is no folder {target}, and the id of an experiment {ID_WORDS}")
     if sites is not None:
         raise CommandError("--sites: goes with the folder of a run; the data of a hub's clinics stay there")
@@ -85,7 +88,10 @@ def _check_out(out: Path | None) -> None:
 
 def _tell(written: "Written", *, as_json: bool) -> None:
     from wardround.client.cli.output import show_json
+    from wardround.runtime.logging import printable
 
+    for notice in written.notices:
+        typer.echo(f"wardround: {printable(' '.join(notice.split()))}", err=True)
     report, figures = written.report, written.figures
     if as_json:
         show_json(

@@ -1,14 +1,15 @@
 """What the folder of a run has besides its hub, and what is installed here: data, models, the trainer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wardround.client.report.material import Goal, RunRead
+from wardround.client.report.material import Goal, RunRead, Synthetic
 from wardround.client.report.reading import HUB
 from wardround.runtime.toml_file import SettingsError
-from wardround.site_agent.settings import Dataset, load_site
+from wardround.site_agent.settings import Dataset, SiteSettings, load_site
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import bucket_of
 
@@ -42,36 +43,71 @@ def model_file(folder: Path, run: RunRead) -> Path | None:
     return file if file.is_file() else None
 
 
-def dataset_at(site: Path, name: str) -> Dataset | None:
-    """A data set by the site's own settings; None where these cannot be read or do not have it."""
-    try:
-        return load_site(site / SITE_FILE).datasets.get(name)
-    except SettingsError:
-        return None
+@dataclass(frozen=True, slots=True)
+class SitesAtHand:
+    """The settings of the sites whose `site.toml` lies here, and by site what is wrong with one that cannot be used."""
+
+    settings: Mapping[str, SiteSettings]
+    faults: Mapping[str, SettingsError]
+
+    def dataset(self, site: str, name: str) -> Dataset | None:
+        return self.settings[site].datasets.get(name) if site in self.settings else None
 
 
-def synthetic_in(sites: Path, manifest: Manifest) -> str | None:
-    """What a data set of the experiment says of itself where it says that it is synthetic; None where none does."""
-    test = manifest.evaluation.test
-    names = {manifest.training.dataset, *(() if test is None else (test.dataset,))}
+def sites_in(folder: Path, manifest: Manifest) -> SitesAtHand:
+    """Those of the experiment's sites that have a `site.toml` in `folder/<site>/`."""
+    settings, faults = {}, {}
     for site in manifest.cohort.sites:
-        for name in sorted(names):
-            data = dataset_at(sites / site, name)
-            for folder in () if data is None else data.folders:
-                if (said := _said_to_be_synthetic(Path(folder))) is not None:
-                    return said
-    return None
+        file = folder / site / SITE_FILE
+        if not file.exists():
+            continue
+        try:
+            settings[site] = load_site(file)
+        except SettingsError as error:
+            faults[site] = error
+    return SitesAtHand(settings, faults)
 
 
-def _said_to_be_synthetic(folder: Path) -> str | None:
-    """By its `dataset.json`, in the folder or one below: a flag, or a word in what it says of itself."""
+def synthetic_data(sites: SitesAtHand, manifest: Manifest) -> Synthetic | None:
+    """Which sites' data say of themselves that they are synthetic, those of the common test among them."""
+    test = manifest.evaluation.test
+    words: dict[str, str] = {}
+    for site in manifest.cohort.sites:
+        names = {manifest.training.dataset, *((test.dataset,) if test is not None and test.site == site else ())}
+        held = [sites.dataset(site, name) for name in sorted(names)]
+        said = [None if data is None else synthetic_words(data) for data in held]
+        if None not in said:
+            words[site] = next(filter(None, said), "")
+    if not words:
+        return None
+    everywhere = len(words) == len(manifest.cohort.sites)
+    return Synthetic(tuple(sorted(words)), everywhere, next(filter(None, words.values()), ""))
+
+
+def synthetic_words(data: Dataset) -> str | None:
+    """What a data set says of itself, where all that is in it says that it is synthetic; else None."""
+    said: list[str] = []
+    for folder in map(Path, data.folders):
+        indices = list(_indices(folder))
+        told = [words for index in indices if (words := _said_to_be_synthetic(index)) is not None]
+        if not indices or len(told) < len(indices):
+            return None
+        said += told
+    return next(filter(None, said), "")
+
+
+def _indices(folder: Path) -> Iterator[dict[str, Any]]:
+    """What stands in each `dataset.json`, in the folder or one below."""
     for file in (folder / DATASET_FILE, *sorted(folder.glob(f"*/{DATASET_FILE}"))):
-        told = _json(file)
-        texts = [text for key in ("description", "name", "reference") if isinstance(text := told.get(key), str)]
-        named = [text for text in texts if SYNTHETIC in text.casefold()]
-        if named or told.get(SYNTHETIC) is True:
-            return next(iter((*named, *texts)), "")
-    return None
+        if file.exists():
+            yield _json(file)
+
+
+def _said_to_be_synthetic(index: Mapping[str, Any]) -> str | None:
+    """A flag, or a text about the data that begins with the word."""
+    texts = [text for key in ("description", "name", "reference") if isinstance(text := index.get(key), str)]
+    named = [text for text in texts if text.strip().casefold().startswith(SYNTHETIC)]
+    return next(iter((*named, *texts)), "") if named or index.get(SYNTHETIC) is True else None
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -32,13 +32,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class LineChart:
-    """`level` is a value to compare with, `from_zero` has the axis begin there."""
+    """`cohort` is how many sites there are, with lines or without; `level` is a value to compare with, `from_zero` has
+    the axis begin there."""
 
     name: str
     title: str
     subtitle: str
     x_label: str
     lines: tuple[Line, ...]
+    cohort: int
     caption: str
     alt: str
     level: float | None = None

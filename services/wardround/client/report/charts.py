@@ -55,7 +55,7 @@ class _Pen:
     above: int = 3
 
 
-def _pen(line: Line, sites: int) -> _Pen:
+def _pen(line: Line, cohort: int) -> _Pen:
     match line.kind:
         case "whole":
             return _Pen(BLUE, 2.2, above=5)
@@ -64,19 +64,18 @@ def _pen(line: Line, sites: int) -> _Pen:
         case "alone":
             return _Pen(INK, 1.3, (0, (1, 1.6)), above=4)
         case "site":
-            return _Pen(look.site_colour(line.nth or 0, sites), 1.1)
+            return _Pen(look.site_colour(line.nth or 0, cohort), 1.1)
 
 
 def _lines(chart: LineChart) -> Figure:
     sheet = look.figure(WIDTH, HEIGHT)
     look.headed(sheet, chart.title, chart.subtitle)
-    sites = sum(line.kind == "site" for line in chart.lines)
-    told = [line for line in chart.lines if line.kind != "site" or sites <= len(look.SITE_COLOURS)]
+    told = [line for line in chart.lines if line.kind != "site" or chart.cohort <= len(look.SITE_COLOURS)]
     told = told if len(told) > 1 or told != list(chart.lines) else []
     labels = max((look.text_width(sheet, _cut(line.label), weight=_weight(line)) for line in told), default=0.0)
     made = look.axes(sheet, left=34, right=labels + 22 if told else 8, top=look.HEAD + 2)
     for line in chart.lines:
-        _line(made, line, _pen(line, sites))
+        _line(made, line, _pen(line, chart.cohort))
     if chart.level is not None:
         made.axhline(chart.level, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
     rounds = [x for line in chart.lines for x, _ in line.points]
@@ -87,7 +86,7 @@ def _lines(chart: LineChart) -> Figure:
     look.few_ticks(made.yaxis)
     look.whole_numbers(made)
     made.set_xlabel(chart.x_label, size=SMALL, loc="left")
-    _label(sheet, made, told, sites)
+    _label(sheet, made, told, chart.cohort)
     return sheet
 
 
@@ -115,7 +114,7 @@ def _marked(number: int, line: Line, values: Mapping[int, float]) -> bool:
     return alone or (line.kind == "whole" and len(values) <= MARKED_UP_TO)
 
 
-def _label(sheet: Figure, made: Axes, told: list[Line], sites: int) -> None:
+def _label(sheet: Figure, made: Axes, told: list[Line], cohort: int) -> None:
     """The lines' names at their ends, each led to by its colour."""
     if not told:
         return
@@ -124,7 +123,7 @@ def _label(sheet: Figure, made: Axes, told: list[Line], sites: int) -> None:
     lasts = [made.transData.transform(line.points[-1]) for line in told]
     ends = [float(y) for _, y in lasts]
     for line, (last, _), end, y in zip(told, lasts, ends, look.spread_out(ends, LINE, low, high), strict=True):
-        pen = _pen(line, sites)
+        pen = _pen(line, cohort)
         look.lead(sheet, (float(last), edge + 2), (end, end), color=pen.colour, linewidth=0.6, alpha=0.6)
         style = {"color": pen.colour, "linewidth": min(pen.width, 1.6), "linestyle": pen.dashes}
         look.lead(sheet, (edge + 2, edge + 9, edge + 15), (end, y, y), **style)

@@ -59,6 +59,7 @@ def _received_chart(compared: Compared, metric: str) -> LineChart:
             )
             if line.points
         ),
+        cohort=len(sites_of(run)),
         caption="",
         alt=f"{metric} of the received model: {_course(whole.points, 'model')}",
     )
@@ -73,6 +74,7 @@ def _trained_chart(run: RunRead, metric: str) -> LineChart:
         subtitle=f"as each clinic reported it after {epochs}",
         x_label="round",
         lines=lines,
+        cohort=len(sites_of(run)),
         caption="",
         alt=f"{metric} of the training: {_courses(lines)}",
     )
@@ -134,6 +136,7 @@ def _norm_chart(run: RunRead) -> LineChart:
         subtitle="L2 norm of each clinic's change to the model",
         x_label="round",
         lines=lines,
+        cohort=len(sites_of(run)),
         caption="How far one clinic's training moved the model that it was given.",
         alt=f"Norm of the updates: {_courses(lines)}",
         from_zero=True,
@@ -153,6 +156,7 @@ def _drift_chart(run: RunRead) -> LineChart:
         subtitle="norm of the merged change over the mean norm of its parts",
         x_label="round",
         lines=(Line("drift", "whole", points),) if points else (),
+        cohort=len(sites_of(run)),
         caption="At 1 all clinics pull the model one way; near 0 their changes cancel out.",
         alt=f"Drift: {_course(points, 'round')}",
         level=1.0,

@@ -26,6 +26,22 @@ def experiment_toml(manifest: Manifest) -> str:
     return toml_document(_without_none(table)) + block
 
 
+def again_text(manifest: Manifest) -> str:
+    """What the file needs to start the same experiment again."""
+    match manifest.model.initial:
+        case Brought(sha256=sha256):
+            return (
+                "It starts the same experiment again once model.initial names the file of the model that was brought, "
+                f"SHA-256 {sha256}."
+            )
+        case Forked(experiment=experiment, round=number):
+            return (
+                f"It starts the same experiment again where the hub still holds {experiment}'s model of round {number}."
+            )
+        case FromTrainer():
+            return "It starts the same experiment again."
+
+
 def _duration(seconds: int) -> str:
     """In the largest unit that divides it."""
     unit, length = next(

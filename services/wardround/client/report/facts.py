@@ -5,10 +5,10 @@ from datetime import datetime
 
 from wardround.client.report import costs, curves, results, taking_part
 from wardround.client.report.chart_kinds import BarChart, Chart, GridChart, LineChart
-from wardround.client.report.experiment_toml import experiment_toml
+from wardround.client.report.experiment_toml import again_text, experiment_toml
 from wardround.client.report.in_short import Tile, in_short, tiles
-from wardround.client.report.material import Material, RunRead
-from wardround.client.report.results import ResultTable, SeedRow
+from wardround.client.report.material import Material, RunRead, Synthetic
+from wardround.client.report.results import ResultTable, SeedTable
 from wardround.client.report.taking_part import Absence, Share
 from wardround.client.report.words import count_text, time_text
 from wardround_messages.parts import ObjectRef, Trainer
@@ -36,7 +36,7 @@ class Report:
     purpose: str
     state: str
     ended: bool
-    synthetic: str | None
+    synthetic: Synthetic | None
     tiles: tuple[Tile, ...]
     in_short: tuple[str, ...]
     settings: tuple[tuple[str, str], ...]
@@ -44,8 +44,7 @@ class Report:
     common_test: ResultTable | None
     test_resolution: str
     at_the_clinics: ResultTable | None
-    seed_metric: str | None
-    seeds: tuple[SeedRow, ...]
+    seeds: SeedTable | None
     received: tuple[LineChart, ...]
     received_on: str
     trained: tuple[LineChart, ...]
@@ -55,6 +54,7 @@ class Report:
     times: tuple[BarChart, ...]
     task_times: costs.TaskTimes | None
     experiment_file: str
+    experiment_again: str
     manifest_sha256: str
     models: tuple[GlobalModel, ...]
     metric: str | None
@@ -78,7 +78,6 @@ def report_of(material: Material) -> Report:
     history = run.history
     test = results.tested(run)
     times = (costs.round_time_chart(run), costs.task_time_chart(run), costs.sent_chart(run))
-    seed_metric, seeds = results.by_seed(material)
     return Report(
         experiment=history.manifest.id,
         study=history.manifest.study,
@@ -93,8 +92,7 @@ def report_of(material: Material) -> Report:
         common_test=results.common_test(material),
         test_resolution="" if test is None else results.resolution(test.cases),
         at_the_clinics=results.at_the_clinics(material),
-        seed_metric=seed_metric,
-        seeds=seeds,
+        seeds=results.by_seed(material),
         received=curves.received_charts(material),
         received_on=curves.measured_on(material.main),
         trained=(*curves.trained_charts(material), *curves.moved_charts(run)),
@@ -104,6 +102,7 @@ def report_of(material: Material) -> Report:
         times=tuple(chart for chart in times if chart is not None),
         task_times=costs.task_time_table(run),
         experiment_file=experiment_toml(history.manifest),
+        experiment_again=again_text(history.manifest),
         manifest_sha256=history.manifest.sha256,
         models=_models(run),
         metric=results.main_metric(run),

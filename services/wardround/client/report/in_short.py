@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from wardround.client.comparison import FEDERATED, POOLED
 from wardround.client.report import results, taking_part
 from wardround.client.report.material import Material, RunRead
-from wardround.client.report.results import FEDERATED, POOLED, Measurement
+from wardround.client.report.results import Measurement
 from wardround.client.report.taking_part import Share
 from wardround.client.report.words import (
     count_text,
@@ -60,8 +61,8 @@ def _clinics_tile(run: RunRead, shares: tuple[Share, ...]) -> Tile:
     granted = sum(standing.verdict == "granted" for standing in run.history.sites.values())
     asked = len(run.history.sites)
     counted = sum(share.counts.get("counted", 0) for share in shares)
-    whole = sum(sum(share.counts.values()) for share in shares)
-    took = f"; {counted:,} of {whole:,} answers counted" if whole else ""
+    due = sum(share.due for share in shares)
+    took = f"; of {count_text(due, 'answer')} asked for, {counted:,} counted" if due else ""
     return Tile("clinics", f"{granted} of {asked}", f"granted{took}")
 
 

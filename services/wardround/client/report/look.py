@@ -52,9 +52,9 @@ FOOT = 30.0  # ticks and the name of the axis
 LINE = 10.5  # from one line of small text to the next
 
 
-def site_colour(nth: int, sites: int) -> str:
-    """A colour of its own for each of a few sites; one grey for all of many."""
-    return SITE_COLOURS[nth] if sites <= len(SITE_COLOURS) else "#9aa5b1"
+def site_colour(nth: int, cohort: int) -> str:
+    """A colour of its own for each site of a small cohort; one grey for all of a large one."""
+    return SITE_COLOURS[nth] if cohort <= len(SITE_COLOURS) else "#9aa5b1"
 
 
 def figure(width: float, height: float) -> Figure:
@@ -70,12 +70,10 @@ def headed(sheet: Figure, title: str, subtitle: str) -> None:
     write(sheet, SIDE, height - 23, subtitle, size=SMALL, color=MUTED)
 
 
-def axes(sheet: Figure, *, left: float, right: float, top: float, bottom: float = FOOT) -> Axes:
-    """Axes with these margins, a line below and hair lines across."""
+def axes(sheet: Figure, *, left: float, right: float, top: float) -> Axes:
+    """Axes with these margins above the foot, a line below and hair lines across."""
     width, height = sheet.bbox.width, sheet.bbox.height
-    made = sheet.add_axes(
-        (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-    )
+    made = sheet.add_axes((left / width, FOOT / height, (width - left - right) / width, (height - top - FOOT) / height))
     for side in ("top", "right", "left"):
         made.spines[side].set_visible(False)
     made.grid(axis="y", color=HAIR, linewidth=0.8)
@@ -126,25 +124,25 @@ class Key:
     filled: bool = True
 
 
-def legend(sheet: Figure, keys: Iterable[Key], top: float, *, left: float = SIDE) -> None:
+def legend(sheet: Figure, keys: Iterable[Key], top: float) -> None:
     """Entries in lines from `top` downwards, as many to a line as fit."""
-    for key, x, line in _flow(sheet, list(keys), left):
+    for key, x, line in _flow(sheet, keys):
         y = top - line * (LINE + 2)
         lead(sheet, [x + 3], [y + 2.6], **symbol(key))
         write(sheet, x + 10, y, key.word, size=SMALL, color=INK)
 
 
-def legend_height(sheet: Figure, keys: Iterable[Key], *, left: float = SIDE) -> float:
-    lines = [line for _, _, line in _flow(sheet, list(keys), left)]
+def legend_height(sheet: Figure, keys: Iterable[Key]) -> float:
+    lines = [line for _, _, line in _flow(sheet, keys)]
     return (max(lines) + 1) * (LINE + 2) if lines else 0.0
 
 
-def _flow(sheet: Figure, keys: Sequence[Key], left: float) -> list[tuple[Key, float, int]]:
-    placed, x, line = [], left, 0
+def _flow(sheet: Figure, keys: Iterable[Key]) -> list[tuple[Key, float, int]]:
+    placed, x, line = [], SIDE, 0
     for key in keys:
         width = 10 + text_width(sheet, key.word, SMALL) + 12
-        if x > left and x + width > sheet.bbox.width:
-            x, line = left, line + 1
+        if x > SIDE and x + width > sheet.bbox.width:
+            x, line = SIDE, line + 1
         placed.append((key, x, line))
         x += width
     return placed

@@ -41,16 +41,28 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
+class Synthetic:
+    """The sites whose data all say of themselves that they are synthetic; `all` where there is no other site.
+
+    `words` are what one of the data sets says of itself, empty where it says no more than that.
+    """
+
+    sites: tuple[str, ...]
+    all: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Material:
     """What the report is on, and the same with other seeds.
 
-    `synthetic` is what the data set says of itself where it is made up, None where nothing is known of it. `declared`
-    are the metrics that the trainer declares, with the way that each gets better; none where it is not installed.
+    `synthetic` is what is known of data that are made up, None where no site's say so of themselves. `declared` are the
+    metrics that the trainer declares, with the way that each gets better; none where it is not installed.
     """
 
     main: Compared
     seeds: Mapping[int, Compared] = field(default_factory=dict)
-    synthetic: str | None = None
+    synthetic: Synthetic | None = None
     declared: Mapping[str, Goal] = field(default_factory=dict)
 
     @property

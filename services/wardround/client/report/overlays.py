@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wardround.client.report.at_hand import SITES, dataset_at, model_file
+from wardround.client.report.at_hand import SitesAtHand, model_file, synthetic_words
 from wardround.client.report.material import Compared, RunRead
 from wardround.client.report.reading import POOLED
 from wardround.site_agent.settings import Dataset
@@ -19,25 +19,31 @@ CASES_DRAWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Overlays:
-    """The same cases by each model, named by how it was trained; `note` is why there are none, where that is odd."""
+    """The same cases by each model, named by how it was trained.
+
+    `note` is why there are none, where that is odd; `cause` says more of it, for whoever holds the data alone.
+    `confidential` unless the data drawn say of themselves that they are synthetic.
+    """
 
     by_model: Mapping[str, Sequence["Picture"]]
     note: str = ""
+    cause: str = ""
+    confidential: bool = False
 
 
 NONE = Overlays({})
 
 
 class _NoPicturesError(Exception):
-    """Why there are none, for whoever reads the report. It may be handed on, so no path is in it."""
+    """Why there are none, for whoever reads the report. It may be handed on, so no path is in it, but in its cause."""
 
 
-def draw_overlays(folder: Path, sites: Path | None, compared: Compared) -> Overlays:
+def draw_overlays(folder: Path, sites: SitesAtHand, compared: Compared) -> Overlays:
     """Pictures of a few common test cases; none, and no note, where the trainer draws none or nothing was tested.
 
     Args:
         folder: of the run.
-        sites: where the data are found by the `site.toml` of the test's site; the folder's `sites/` by default.
+        sites: that of the common test says where the data are.
     """
     manifest = compared.run.history.manifest
     test = manifest.evaluation.test
@@ -49,14 +55,19 @@ def draw_overlays(folder: Path, sites: Path | None, compared: Compared) -> Overl
     try:
         if not _draws_pictures(manifest.training.trainer):
             return NONE
-        data = dataset_at((sites or folder / SITES) / test.site, test.dataset)
+        if test.site in sites.faults:
+            raise _NoPicturesError("the test's site.toml cannot be used where this report was made") from sites.faults[
+                test.site
+            ]
+        data = sites.dataset(test.site, test.dataset)
         if data is None:
             raise _NoPicturesError("the test's data are not where this report was made")
-        return Overlays({name: _drawn(manifest, data, *model) for name, model in models.items()})
+        by_model = {name: _drawn(manifest, data, *model) for name, model in models.items()}
+        return Overlays(by_model, confidential=synthetic_words(data) is None)
     except ModuleNotFoundError as error:
         return Overlays({}, f"No pictures: {error.name} is not installed here.")
     except _NoPicturesError as error:
-        return Overlays({}, f"No pictures: {error}.")
+        return Overlays({}, f"No pictures: {error}.", cause=_told(error.__cause__))
 
 
 def _draws_pictures(trainer: str) -> bool:
@@ -67,7 +78,7 @@ def _draws_pictures(trainer: str) -> bool:
     try:
         return installed_trainer(trainer).type.pictures is not Trainer.pictures
     except TaskError as error:
-        raise _NoPicturesError(error) from error
+        raise _NoPicturesError(f"the trainer cannot be used where this report was made ({error.code})") from error
 
 
 def _drawn(manifest: Manifest, data: Dataset, folder: Path, run: RunRead) -> Sequence["Picture"]:
@@ -88,9 +99,18 @@ def _drawn(manifest: Manifest, data: Dataset, folder: Path, run: RunRead) -> Seq
             seed=manifest.seed,
         )
     except TaskError as error:
-        raise _NoPicturesError(error) from error
+        raise _NoPicturesError(f"drawing them failed where this report was made ({error.code})") from error
     except OSError as error:
-        raise _NoPicturesError(f"a file cannot be read: {error.strerror}") from error
+        raise _NoPicturesError(f"a file cannot be read where this report was made ({error.strerror})") from error
     if not pictures:
         raise _NoPicturesError("the trainer drew none")
     return pictures
+
+
+def _told(error: BaseException | None) -> str:
+    """The error and what brought it about, the outermost first."""
+    told = []
+    while error is not None:
+        told.append(f"{error}" or type(error).__name__)
+        error = error.__cause__
+    return "; ".join(told)

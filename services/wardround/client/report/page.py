@@ -30,7 +30,15 @@ class Made:
     figures: str
 
 
-def page(report: Report, svgs: Mapping[str, str], overlays: bytes | None, overlays_note: str, made: Made) -> str:
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """On the overlays: why there are none, and what is to be minded before they are handed on."""
+
+    missing: str = ""
+    confidential: str = ""
+
+
+def page(report: Report, svgs: Mapping[str, str], overlays: bytes | None, notes: Notes, made: Made) -> str:
     """The whole file.
 
     Args:
@@ -44,7 +52,7 @@ def page(report: Report, svgs: Mapping[str, str], overlays: bytes | None, overla
             report=report,
             svgs={name: Markup(svg) for name, svg in svgs.items()},  # noqa: S704
             overlays=None if overlays is None else b64encode(overlays).decode("ascii"),
-            overlays_note=overlays_note,
+            notes=notes,
             made=made,
             policy=POLICY,
             style=Markup(_text(STYLE)),  # noqa: S704

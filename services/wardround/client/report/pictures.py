@@ -22,10 +22,13 @@ CLASS_COLOURS = ("#56B4E9", "#D55E00", "#F0E442", "#009E73", "#CC79A7", "#E69F00
 
 
 def draw_pictures(by_model: Mapping[str, Sequence["Picture"]]) -> Figure:
-    """Of the first model the cases, scans and truth; of every model what it predicts for these cases."""
-    models = {name: {picture.title: picture for picture in pictures} for name, pictures in by_model.items()}
+    """Of the first model the cases, scans and truth; of every model what it predicts for these cases, in their order.
+
+    Where a model's picture of a case is of another slice than the first's, that slice's name, the end of its title,
+    stands above it.
+    """
     cases = next(iter(by_model.values()))
-    columns = ["scan", "truth", *models]
+    columns = ["scan", "truth", *by_model]
     classes = cases[0].classes
     keys = [Key(name, _colour(nth)) for nth, name in enumerate(classes)]
     top, foot = 16.0, look.LINE + 8
@@ -36,13 +39,15 @@ def draw_pictures(by_model: Mapping[str, Sequence["Picture"]]) -> Figure:
     for nth, case in enumerate(cases):
         bottom = sheet.bbox.height - top - (nth + 1) * row + 2
         look.write(sheet, 0, bottom + PANEL + 4, case.title, size=SMALL, color=MUTED)
-        masks = [
-            None,
-            case.truth,
-            *(found[case.title].predicted if case.title in found else None for found in models.values()),
-        ]
-        for column, mask in enumerate(masks):
-            _panel(sheet, column * (PANEL + GAP), bottom, case.image, mask, len(classes))
+        drawn = [pictures[nth] if nth < len(pictures) else None for pictures in by_model.values()]
+        panels = [(case.image, None), (case.image, case.truth)]
+        panels += [(case.image, None) if each is None else (each.image, each.predicted) for each in drawn]
+        for column, (image, mask) in enumerate(panels):
+            _panel(sheet, column * (PANEL + GAP), bottom, image, mask, len(classes))
+        for column, each in enumerate(drawn, 2):
+            if each is not None and each.title != case.title:
+                end = each.title.rpartition(", ")[2]
+                look.write(sheet, column * (PANEL + GAP), bottom + PANEL + 4, end, size=SMALL, color=MUTED)
     look.legend(sheet, keys, look.LINE - 6)
     return sheet
 

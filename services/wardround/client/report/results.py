@@ -5,15 +5,14 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from wardround.client.comparison import FEDERATED, POOLED, is_loss
 from wardround.client.report.material import Compared, Goal, Material, RunRead
-from wardround.client.report.words import MINUS, count_text, listed, points_text
+from wardround.client.report.words import MINUS, count_text, listed, one_case_text
 from wardround.metrics.history import describes
 from wardround_messages.base import MetricName
 from wardround_messages.figures import StepFigures
 from wardround_messages.names import Task
 
-FEDERATED = "federated"
-POOLED = "pooled"
 SITES_LISTED = 40
 BEYOND = 1e100
 
@@ -60,11 +59,12 @@ class ResultTable:
 
 
 @dataclass(frozen=True, slots=True)
-class SeedRow:
-    """The main metric of one seed, by way to train."""
+class SeedTable:
+    """The main metric by seed and way to train; `ways` are all that a seed has a value for."""
 
-    seed: int
-    values: Mapping[str, float]
+    metric: MetricName
+    ways: tuple[str, ...]
+    rows: Mapping[int, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +148,21 @@ def at_the_clinics(material: Material) -> ResultTable | None:
     )
 
 
-def by_seed(material: Material) -> tuple[str | None, tuple[SeedRow, ...]]:
-    """The main metric and its values seed by seed; nothing where there is one seed alone."""
+def by_seed(material: Material) -> SeedTable | None:
+    """None where there is one seed alone, or nothing was measured."""
     metric = main_metric(material.main.run)
     if metric is None or len(material.by_seed) < 2:
-        return None, ()
+        return None
     measure = tested if tested(material.main.run) is not None else evaluated
-    rows = []
+    rows = {}
     for seed, compared in material.by_seed.items():
         found = {name: measure(run) for name, _, run in _ways(compared)}
-        values = {name: one.values[metric] for name, one in found.items() if one is not None and metric in one.values}
-        rows.append(SeedRow(seed, values))
-    return metric, tuple(rows)
+        rows[seed] = {
+            name: one.values[metric] for name, one in found.items() if one is not None and metric in one.values
+        }
+    ways = {name for row in rows.values() for name in row}
+    in_order = sorted(ways, key=lambda name: (name != FEDERATED, name != POOLED, name))
+    return SeedTable(metric, tuple(in_order), rows)
 
 
 def _table(material: Material, measure: Callable[[RunRead], Measurement | None]) -> ResultTable | None:
@@ -249,7 +252,7 @@ def main_metric(run: RunRead) -> str | None:
     if best is not None:
         return best.metric
     names = {name for figures in run.figures.values() for step in figures.steps for name in step.received}
-    return min(names, key=lambda name: (_is_loss(name), name), default=None)
+    return min(names, key=lambda name: (is_loss(name), name), default=None)
 
 
 def ordered(names: Iterable[str], material: Material) -> tuple[Metric, ...]:
@@ -257,30 +260,24 @@ def ordered(names: Iterable[str], material: Material) -> tuple[Metric, ...]:
     run, declared = material.main.run, list(material.declared)
     main, best = main_metric(run), run.history.manifest.model.best
     places = {name: place for place, name in enumerate(declared)}
-    in_order = sorted(names, key=lambda name: (name != main, _is_loss(name), places.get(name, len(places)), name))
+    in_order = sorted(names, key=lambda name: (name != main, is_loss(name), places.get(name, len(places)), name))
     goals = {**material.declared, **({} if best is None else {best.metric: best.goal})}
-    return tuple(Metric(name, goals.get(name, "min" if _is_loss(name) else None)) for name in in_order)
-
-
-def _is_loss(name: str) -> bool:
-    return "loss" in name.split("/")
+    return tuple(Metric(name, goals.get(name, "min" if is_loss(name) else None)) for name in in_order)
 
 
 # --- what it can tell --------------------------------------------------------------------------------------------
 
 
 def resolution(cases: int | None) -> str:
-    """What so many test cases can tell apart, by arithmetic alone: for any mean over cases of values from 0 to 1."""
+    """What so many test cases can tell apart, by arithmetic alone: for means over cases of values from 0 to 1."""
     if cases is None:
         return "How many test cases there were was not told, so nothing can be said of what they tell apart."
     if cases == 1:
         return "There is one test case: nothing but that case is known."
-    one, error = points_text(1 / cases), points_text(0.5 / math.sqrt(cases))
     return (
-        f"There are {cases:,} test cases. One of them alone can move a mean over them, such as a Dice coefficient or a "
-        f"share of right answers, by up to {one} percentage points; the standard error of such a mean is at most "
-        f"{error} points, 1/(2√{cases}). Differences smaller than that may be chance, and no values of single cases "
-        "leave a clinic that could tell."
+        f"{one_case_text(cases)} The standard error of a mean over all of them is at most "
+        f"{0.5 / math.sqrt(cases):.2g}, 1/(2√{cases}). Differences smaller than that may be chance, and no values of "
+        "single cases leave a clinic that could tell."
     )
 
 

@@ -33,6 +33,8 @@ OUTCOMES: Mapping[Outcome, str] = {
 }
 # These take up no place in the list of absences: nobody failed anybody.
 NO_FAULT: frozenset[Outcome] = frozenset({"counted", "not_asked", "open"})
+# Whoever was not asked, or may still answer, owes no answer.
+NOT_DUE: frozenset[Outcome] = frozenset({"not_asked", "open", "declined", "set_aside", "withdrawn"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class Share:
     counts: Mapping[Outcome, int]
     updates: int
     sent: int
+
+    @property
+    def due(self) -> int:
+        """How many answers it was asked for and had its time to give."""
+        return sum(number for outcome, number in self.counts.items() if outcome not in NOT_DUE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,12 @@ def spread_text(mean: str, sd: float | None, cases: int | None = None) -> str:
     return f"{mean}{PLUS_MINUS}{sd:.4g}" if sd >= 1000 else f"{mean}{PLUS_MINUS}{sd:.{_places(cases)}f}"
 
 
-def points_text(share: float) -> str:
-    """A share of one in percentage points, with two digits that count."""
-    percent = 100 * share
-    return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}" if percent >= 0.095 else f"{percent:.2f}"
+def one_case_text(cases: int) -> str:
+    """What one of so many test cases can move, by arithmetic alone: for means over cases of values from 0 to 1."""
+    return (
+        f"With {count_text(cases, 'test case')}, one alone can move a mean by up to {1 / cases:.2g}, and where a "
+        "region is in fewer cases, by more."
+    )
 
 
 def span_text(seconds: float) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,17 +12,18 @@ import matplotlib as mpl
 
 from wardround import __version__
 from wardround.client.report import charts, look
-from wardround.client.report.at_hand import SITES, declared_metrics, synthetic_in
+from wardround.client.report.at_hand import SITES, declared_metrics, sites_in, synthetic_data
 from wardround.client.report.facts import Report, report_of
 from wardround.client.report.material import Compared, Material, RunRead
 from wardround.client.report.overlays import NONE, Overlays, draw_overlays
-from wardround.client.report.page import Made, page
+from wardround.client.report.page import Made, Notes, page
 from wardround.client.report.pictures import draw_pictures
 from wardround.client.report.reading import read_folder, read_seeds
 from wardround.client.report.sheets import png_of, svg_of
 from wardround.runtime.clock import wall_clock
 
 NAME = "report.html"
+CONFIDENTIAL = "These are scans of the cases named; this file is as confidential as the data"
 PICTURES = "pictures"
 # Only files of our own names are ever deleted from the folder of figures.
 _OURS = re.compile(r"[0-9]{2}-[a-z0-9-]+\.png")
@@ -30,11 +31,15 @@ _OURS = re.compile(r"[0-9]{2}-[a-z0-9-]+\.png")
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The files of a report: the page and the figures, in the order of the page."""
+    """The files of a report: the page and the figures, in the order of the page.
+
+    `notices` are for whoever made it, and not for the page: case names and paths may be in them.
+    """
 
     page: Path
     figures: tuple[Path, ...]
     report: Report
+    notices: tuple[str, ...] = ()
 
 
 def write_report(
@@ -53,9 +58,19 @@ def write_report(
     """
     main, seeds = asyncio.run(_read(folder))
     manifest = main.run.history.manifest
-    synthetic = synthetic_in(sites or folder / SITES, manifest)
-    material = Material(main, seeds, synthetic, declared_metrics(manifest.training.trainer))
-    return _written(material, draw_overlays(folder, sites, main), out or folder / NAME, made_at)
+    here = sites_in(sites or folder / SITES, manifest)
+    material = Material(main, seeds, synthetic_data(here, manifest), declared_metrics(manifest.training.trainer))
+    overlays = draw_overlays(folder, here, main)
+    written = _written(material, overlays, out or folder / NAME, made_at)
+    faults = [f"{fault}" for fault in here.faults.values() if f"{fault}" not in overlays.cause]
+    return replace(written, notices=(*faults, *_notices(overlays, written.page)))
+
+
+def _notices(overlays: Overlays, page: Path) -> Iterator[str]:
+    if overlays.cause:
+        yield f"no pictures of cases: {overlays.cause}"
+    if overlays.confidential:
+        yield f"{page} and its figures show scans of the cases named in it: they are as confidential as the data"
 
 
 async def _read(folder: Path) -> tuple[Compared, Mapping[int, Compared]]:
@@ -87,7 +102,8 @@ def _written(material: Material, overlays: Overlays, out: Path, made_at: datetim
     if pictures is not None:
         pngs[PICTURES] = pictures
     made = Made(made_at or wall_clock(), __version__, figures.name)
-    text = page(report, svgs, pictures, overlays.note, made)
+    notes = Notes(overlays.note, CONFIDENTIAL if overlays.confidential else "")
+    text = page(report, svgs, pictures, notes, made)
     files = tuple(_write_figures(figures, pngs))
     _write(out, text.encode())
     return Written(out, files, report)

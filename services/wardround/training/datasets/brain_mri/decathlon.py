@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from wardround.training.datasets.brain_mri.acquisition import CONTRASTS
 from wardround.training.datasets.brain_mri.subject import Subject
+from wardround.training.imaging.decathlon import DATASET
 
-INDEX = "dataset.json"
 LABELS = ("background", "edema", "non-enhancing tumor", "enhancing tumour")
 SYNTHETIC = "SYNTHETIC, not patient data, not for clinical use"
 NOTICE = (
@@ -53,7 +53,7 @@ def write_index(folder: Path, numbers: Sequence[int]) -> None:
         ],
         "test": [],
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / DATASET).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _file(number: int) -> str:

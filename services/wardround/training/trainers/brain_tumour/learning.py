@@ -14,7 +14,6 @@ from wardround.training.trainers.brain_tumour.patches import Patches
 def learn(model: nn.Module, cases: Cases, job: TorchJob[BrainTumourParameters]) -> None:
     """Train in place: one patch of each case an epoch. Logs the loss without FedProx' part, to compare."""
     parameters = job.parameters
-    regions = parameters.regions.values()
     weights = list(model.parameters())
     received = [weight.detach().clone() for weight in weights] if parameters.proximal else []
     adam = torch.optim.Adam(weights, parameters.learning_rate, weight_decay=parameters.weight_decay)
@@ -22,7 +21,7 @@ def learn(model: nn.Module, cases: Cases, job: TorchJob[BrainTumourParameters]) 
     batches = DataLoader(Patches(cases, parameters.patch), parameters.batch_size, shuffle=True)
     for _ in job.epochs():
         for image, label in job.steps(batches):
-            loss = dice_and_cross_entropy(model(image), label, regions)
+            loss = dice_and_cross_entropy(model(image), label)
             job.log(loss=loss)
             if parameters.proximal:
                 loss = loss + pull(weights, received, parameters.proximal)

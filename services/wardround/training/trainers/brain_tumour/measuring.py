@@ -20,7 +20,7 @@ def measure(model: nn.Module, cases: Cases, job: Job) -> dict[str, float]:
     dice: dict[str, list[float]] = {name: [] for name in regions}
     for case in job.steps(cases):
         scores, label = segment(model, case, job), torch.from_numpy(case.label).to(job.device)
-        losses.append(float(dice_and_cross_entropy(scores[None], label.long()[None], regions.values())))
+        losses.append(float(dice_and_cross_entropy(scores[None], label.long()[None])))
         for name, value in region_dice(scores.argmax(0), label, regions).items():
             dice[name].append(value)
     means = {name: mean(values) for name, values in dice.items()}

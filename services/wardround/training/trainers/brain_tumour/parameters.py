@@ -39,8 +39,9 @@ class BrainTumourParameters(Parameters):
     tumour_core: Places = Field((2, 3), description="labels of the region dice/tc")
     enhancing_tumour: Places = Field((3,), description="labels of the region dice/et")
     spacing: float = Field(0.0, ge=0, le=20, description="edge of a voxel in mm to resample to; 0: as scanned")
-    inference: Literal["whole", "sliding"] = Field(
-        "whole", description="measure on whole scans, or by windows of the patch's size that overlap by half"
+    # In a window instance norm sees what it saw in training; on the synthetic scans whole ones lose up to 0.05 of Dice.
+    inference: Literal["sliding", "whole"] = Field(
+        "sliding", description="measure by windows of the patch's size that overlap by half, or scans in one go"
     )
     proximal: float = Field(0.0, ge=0, le=100, description="strength of FedProx' pull towards the received model")
     validation: float = Field(0.2, gt=0, lt=1, description="share of a clinic's cases that is held out to measure on")

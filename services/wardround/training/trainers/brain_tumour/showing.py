@@ -1,6 +1,7 @@
 """Cases drawn: a slice of the scan, and the true and the predicted tumour in it."""
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,25 +15,41 @@ from wardround.training.trainers.brain_tumour.measuring import segment
 from wardround.training.trainers.brain_tumour.parameters import BrainTumourParameters
 
 SHOWN = "FLAIR"
+IMAGES = "imagesTr"
 DARKEST, BRIGHTEST = 1, 99.5
 """Percentiles of the brain's intensities between which grey goes from black to white."""
 
 
 def show(model: nn.Module, cases: Cases, job: TorchJob[BrainTumourParameters]) -> Iterator[Picture]:
-    """One picture a case: the axial slice with most tumour, in FLAIR or else in the first modality."""
+    """One picture a case: the axial slice with most tumour, in FLAIR or else in the first modality.
+
+    Of a case without tumour it is the slice with most of what the model takes for one, else with most brain.
+    """
     parameters = job.parameters
     shown = next((name for name in parameters.modalities if name.casefold() == SHOWN.casefold()), None)
     modality = shown or parameters.modalities[0]
     for case in job.steps(cases):
         predicted = segment(model, case, job).argmax(0).byte().cpu().numpy()
-        place = int((case.label > 0).sum((0, 1)).argmax())
+        place = _fullest(case.label > 0, predicted > 0, (case.image != 0).any(0))
         yield Picture(
-            title=f"{case.name}, {modality}, axial slice {place + 1} of {case.label.shape[2]}",
+            title=f"{bare_name(case.name)}, {modality}, axial slice {place + 1} of {case.label.shape[2]}",
             image=_grey(upright(case.image[parameters.modalities.index(modality), :, :, place])),
             truth=upright(case.label[:, :, place]),
             predicted=upright(predicted[:, :, place]),
             classes=parameters.labels,
         )
+
+
+def bare_name(case: str) -> str:
+    """`BRATS_501` of `imagesTr/BRATS_501.nii.gz`; where a site has several data folders, with that folder's name."""
+    *folders, file = PurePosixPath(case).parts
+    return "/".join([*(each for each in folders if each != IMAGES), file.removesuffix(".gz").removesuffix(".nii")])
+
+
+def _fullest(*masks: NDArray[np.bool_]) -> int:
+    """The axial slice that has most of the first mask [x, y, z] with anything in it."""
+    mask = next((mask for mask in masks if mask.any()), masks[-1])
+    return int(mask.sum((0, 1)).argmax())
 
 
 def upright(axial: NDArray[Any]) -> NDArray[Any]:
