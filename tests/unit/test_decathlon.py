@@ -26,6 +26,7 @@ from decathlon_folder import (
 
 from wardround.training import CaseUnreadableError, TaskError
 from wardround.training.cases import CaseFolders
+from wardround.training.imaging import decathlon as decathlon_reader
 from wardround.training.imaging import nifti, preparing
 from wardround.training.imaging.cases import Case, CaseReader, Cases
 from wardround.training.imaging.decathlon import CaseFiles, find_cases
@@ -122,6 +123,26 @@ def test_a_folder_without_a_sound_index_is_told_by_a_code(data: Path, content: s
         found(data)
 
 
+def test_a_case_that_is_listed_twice_is_told(data: Path) -> None:
+    listed = index(["BRATS_001", "BRATS_002"])["training"]
+    for training in (
+        [*listed, listed[0] | {"label": listed[1]["label"]}],
+        [{"image": (it := listed[0]["image"]), "label": it}],
+    ):
+        rewrite(data, training=training)
+        with pytest.raises(TaskError, match="data_layout") as raised:
+            found(data)
+        assert "BRATS" not in raised.value.hint
+        assert "BRATS_001" in str(raised.value.__cause__)
+
+
+def test_an_index_is_read_up_to_a_bound(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decathlon_reader, "LISTING_AT_MOST", 100)
+    with pytest.raises(TaskError, match="data_layout") as raised:
+        found(data)
+    assert "more than 100 bytes" in str(raised.value.__cause__)
+
+
 # --- names -------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +181,13 @@ def test_a_name_that_is_missing_is_said_in_the_experiments_words_alone(
     assert not any(name in raised.value.hint for name in ("T2w", "enhancing", str(data)))
     at_the_site = str(raised.value.__cause__)
     assert all(name in at_the_site for name in (("T2w",) if "modalities" in asked else ("enhancing tumour",)))
+
+
+def test_a_modality_that_is_named_twice_is_not_guessed(tmp_path: Path) -> None:
+    data = decathlon(tmp_path / "brain-mri", 1, modalities=["FLAIR", "T1w", "flair ", "T2w"])
+    with pytest.raises(TaskError, match="names the modality 'FLAIR' twice"):
+        found(data, modalities=("FLAIR", "T2w"))
+    assert found(data, modalities=("T1w", "T2w"))[0].legend.channels == (1, 3)
 
 
 # --- what is wrong with a case -----------------------------------------------------------------------------------
@@ -254,7 +282,10 @@ def test_a_scan_of_one_modality_has_one_channel(tmp_path: Path) -> None:
     data = decathlon(tmp_path / "brain-mri", 1, modalities=["FLAIR"])
     image, label = subject(1)
     write_case(data, "BRATS_001", image[..., :1], label)
-    assert read(found(data, modalities=("FLAIR",))[0]).image.shape[0] == 1
+    four_axes = read(found(data, modalities=("FLAIR",))[0])
+    assert four_axes.image.shape[0] == 1
+    write_case(data, "BRATS_001", image[..., 0], label)
+    np.testing.assert_array_equal(read(found(data, modalities=("FLAIR",))[0]).image, four_axes.image)
 
 
 def test_nothing_is_written_into_the_data_folder(data: Path) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from wardround.training.cases import CaseFolders
 from wardround.training.errors import CaseUnreadableError, TaskError
 
 DATASET = "dataset.json"
+LISTING_AT_MOST = 16 * 2**20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ def find_cases(data: CaseFolders, modalities: Sequence[str], labels: Sequence[st
             if missing := [file for file in (image, label) if file not in there]:
                 hint = f"a file that {DATASET} lists is not there; the log of the site's task names it"
                 raise CaseUnreadableError(hint) from FileNotFoundError(missing[0])
+            if image in found or image == label:
+                hint = f"a {DATASET} lists a case twice, or an image as its own segmentation; the task's log names it"
+                raise TaskError("data_layout", hint) from ValueError(str(image))
             found[image] = CaseFiles(data.name(image), image, label, legend)
     return dict(sorted(found.items(), key=lambda item: (item[1].name, str(item[0]))))
 
@@ -80,8 +84,12 @@ class _Listing(BaseModel):
 
 def _read(file: Path) -> _Listing:
     try:
-        listing = _Listing.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
+        with file.open("rb") as opened:
+            content = opened.read(LISTING_AT_MOST + 1)
+        if len(content) > LISTING_AT_MOST:
+            raise ValueError(f"{file} has more than {LISTING_AT_MOST} bytes")
+        listing = _Listing.model_validate_json(content)
+    except (OSError, ValueError) as error:  # pydantic's is a ValueError, too
         hint = f"a {DATASET} is not as in the Decathlon; the log of the site's task shows what is wrong in it"
         raise TaskError("data_layout", hint) from error
     if sorted(listing.modality) != list(range(len(listing.modality))):
@@ -95,6 +103,9 @@ def _legend(listing: _Listing, file: Path, modalities: Sequence[str], labels: Se
         if missing := [name for name in wanted if _folded(name) not in map(_folded, known.values())]:
             hint = f"a {DATASET} names no {kind} '{missing[0]}'; the log of the site's task shows what it names"
             raise TaskError("data_names", hint) from LookupError(f"{file} names {', '.join(known.values())}")
+        names = [_folded(name) for name in known.values()]
+        if kind == "modality" and (twice := [name for name in wanted if names.count(_folded(name)) > 1]):
+            raise TaskError("data_names", f"a {DATASET} names the modality '{twice[0]}' twice; give each its own name")
     channel = {_folded(name): number for number, name in listing.modality.items()}
     place = {_folded(name): number for number, name in enumerate(labels, 1)}
     return Legend(

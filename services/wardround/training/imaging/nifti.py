@@ -59,9 +59,10 @@ def read_scan(files: CaseFiles) -> Scan:
     """Read one case; nothing is written.
 
     Raises:
-        UnfitError: the image has no four axes, other channels than `dataset.json` has modalities, or absurdly many
-            voxels; it holds NaN or infinity, or nothing but zeros; the segmentation lies elsewhere than the image, or
-            holds a value that `dataset.json` does not name. For a broken file, nibabel raises whatever it does.
+        UnfitError: the image has no four axes, or three with one modality; it has other channels than `dataset.json`
+            has modalities, or absurdly many voxels; it holds NaN or infinity, or nothing but zeros; the segmentation
+            lies elsewhere than the image, or holds a value that `dataset.json` does not name. For a broken file,
+            nibabel raises whatever it does.
     """
     image, label = nibabel.load(files.image), nibabel.load(files.label)
     _check_headers(image, label, files.legend)
@@ -84,9 +85,9 @@ def _check_headers(image: Any, label: Any, legend: Legend) -> None:
             raise UnfitError("a scan has no voxels, or absurdly many", file.shape)
         if not np.isfinite(file.affine).all() or not voxel_sizes(file.affine).all():
             raise UnfitError("a scan does not say where its voxels lie", file.affine)
-    if len(image.shape) != 4:
+    if len(image.shape) != 4 and (len(image.shape), legend.channel_count) != (3, 1):
         raise UnfitError("an image has not the four axes x, y, z, channel", image.shape)
-    if image.shape[3] != legend.channel_count:
+    if image.shape[3:] not in ((legend.channel_count,), ()):
         raise UnfitError("an image has other channels than dataset.json has modalities", image.shape)
     if label.shape != image.shape[:3]:
         raise UnfitError("a segmentation has another shape than its image", (label.shape, image.shape))
@@ -97,6 +98,7 @@ def _check_headers(image: Any, label: Any, legend: Legend) -> None:
 def _intensities(image: Any, channels: tuple[int, ...]) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit into float32 is found as infinity
         values = image.get_fdata(dtype=np.float32, caching="unchanged")
+    values = values.reshape(*image.shape[:3], -1)  # with one modality, an image may have three axes
     chosen: NDArray[np.float32] = np.stack([values[..., channel] for channel in channels])
     if not np.isfinite(chosen).all():
         raise UnfitError("an image holds NaN or infinity")
