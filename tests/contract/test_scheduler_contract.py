@@ -695,6 +695,7 @@ async def test_without_threads_a_training_runs_in_place(inline_clinic: Clinic) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # it may be the first to want an Airflow, which takes a minute or two on a busy machine
 async def test_a_training_outlives_the_agent_and_is_found_again(airflow_clinic: Clinic) -> None:
     task = airflow_clinic.task(seconds=2)
     first = airflow_clinic.scheduler()
