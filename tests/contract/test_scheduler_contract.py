@@ -138,7 +138,7 @@ class Clinic:
 
     async def begun(self, task: str, sign: str = METRICS) -> None:
         """Return when the training has left its first trace."""
-        await until((self.folder(task) / sign).exists)
+        await until((self.folder(task) / sign).exists, within=60)
 
 
 def inline(root: Path) -> Scheduler:
@@ -212,7 +212,7 @@ async def closing(clinic: Clinic) -> AsyncIterator[Scheduler]:
     scheduler = clinic.scheduler()
     yield scheduler
     await scheduler.close()
-    assert processes_of(clinic.root) == []
+    await until(lambda: processes_of(clinic.root) == [], within=clinic.stops_within)
 
 
 def processes_of(root: Path) -> list[int]:
@@ -695,7 +695,7 @@ async def test_without_threads_a_training_runs_in_place(inline_clinic: Clinic) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)  # it may be the first to want an Airflow, which takes a minute or two on a busy machine
+@pytest.mark.timeout(400)  # where it is the first to want an Airflow, that takes a minute or two on a busy machine
 async def test_a_training_outlives_the_agent_and_is_found_again(airflow_clinic: Clinic) -> None:
     task = airflow_clinic.task(seconds=2)
     first = airflow_clinic.scheduler()
