@@ -311,7 +311,7 @@ def test_the_smallest_volumes_show_a_tumour(grid: Grid) -> None:
 
 
 def test_fewer_large_cases_are_made_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(16)))
     assert module._side_by_side(Grid((240, 240, 155), 1.0)) == 2
     assert module._side_by_side(Grid((48, 56, 48), 3.5)) == 16
 
