@@ -50,7 +50,8 @@ RECONCILE_INTERVAL = 15.0  # seconds: how late an object is noticed at most when
 
 
 class Coordinator:
-    """Decides for every experiment of the hub. `sites` tells the roster: which sites there are now."""
+    """Decides for every experiment of the hub. `sites` tells the roster: which sites there are now; `writer` signs the
+    journal's entries, and no two processes share it."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Coordinator:
         clock: Clock,
         sites: Callable[[], frozenset[str]],
         interval: float = RECONCILE_INTERVAL,
+        writer: str | None = None,
     ) -> None:
         self.ready = asyncio.Event()
         self.experiments: dict[str, Experiment] = {}
@@ -69,7 +71,7 @@ class Coordinator:
         self._clock = clock
         self._sites = sites
         self._interval = interval
-        self._writer = f"{socket.gethostname()}.{os.getpid()}.{fresh_id()[:8]}"[:120]
+        self._writer = writer or f"{socket.gethostname()}.{os.getpid()}.{fresh_id()[:8]}"[:120]
         self._messenger = Messenger(bus, service="coordinator", origin=HUB, clock=clock)
         self._unknown = asyncio.Event()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -132,11 +132,15 @@ class Experiment:
 
     def _pause(self) -> float:
         """Seconds until the next look, when nothing wakes it before."""
-        now = self._clock()
-        self._moment = None if self.state is None else next_moment(self.state, now)
-        if self._moment is None:
+        if self.state is None:
+            self._moment = None
             return self._interval
-        return min(self._interval, (self._moment - now).total_seconds() + 0.001)
+        now = self._clock()
+        self._moment = next_moment(self.state, now)
+        # Not an interval from now: what woke the last look up may not have led it where something has been lost.
+        listed = min(self._looked_for_answers, self._looked_for_consents)
+        pause = max(listed + self._interval - asyncio.get_running_loop().time(), 0.0)
+        return pause if self._moment is None else min(pause, (self._moment - now).total_seconds() + 0.001)
 
     # --- list, decide, act -------------------------------------------------------------------------------------------
 

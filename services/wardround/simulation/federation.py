@@ -112,7 +112,7 @@ class Federation:
             bus=bus,
             store=self.store,
             scheduler=scheduler,
-            catalogue=_catalogue,
+            catalogue=installed_catalogue,
             clock=self.clock,
             durable=False,
         )
@@ -193,5 +193,6 @@ def _installed() -> tuple[TrainerDescription, ...]:
     return describe()
 
 
-async def _catalogue() -> tuple[TrainerDescription, ...]:
+async def installed_catalogue() -> tuple[TrainerDescription, ...]:
+    """The trainers of this process, as a site's `Catalogue`."""
     return _installed()

@@ -16,6 +16,7 @@ from wardround.client.cli import (
     hub,
     look,
     report,
+    simtest,
     simulate,
     stack,
     start,
@@ -37,6 +38,7 @@ app = typer.Typer(
     help="Federated learning for hospitals: the model travels, patient data never does.",
 )
 app.command("simulate")(simulate.simulate)
+app.command("simtest")(simtest.simtest)
 app.command("compare")(compare.compare)
 app.command("check")(check.check)
 app.command("start")(start.start)

@@ -1,0 +1,165 @@
+"""The checker sees what is wrong: a sound run, with one thing in its record changed."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from wardround.simulation.faults.checker import check
+from wardround.simulation.faults.evidence import evidence_of
+from wardround.simulation.faults.history import Commanded, Line, Training
+from wardround.simulation.faults.plan import Plan
+from wardround.simulation.faults.run import Outcome, run_with
+from wardround.simulation.faults.workplace import workplace
+from wardround_messages.names import AnswerKey, Task
+
+pytestmark = pytest.mark.slow
+
+ANSWER = str(AnswerKey(1, Task.TRAIN, "clinic-2", 1))
+
+
+@pytest.fixture(scope="module")
+def sound() -> Iterator[Outcome]:
+    with workplace() as place:
+        yield run_with(Plan(), place)
+
+
+@pytest.fixture
+def outcome(sound: Outcome) -> Outcome:
+    """A copy to be spoilt."""
+    history = replace(sound.history)
+    for name in ("written", "trainings", "commanded", "read_by_coordinators", "crashes", "failed_calls", "rotten"):
+        setattr(history, name, copy.copy(getattr(history, name)))
+    return replace(sound, history=history, objects=dict(sound.objects))
+
+
+def model_of(outcome: Outcome) -> str:
+    state = evidence_of(outcome).state
+    assert state is not None
+    assert state.models[-1] is not None
+    return state.models[-1].sha256
+
+
+def at(outcome: Outcome, key: str) -> int:
+    return next(place for place, one in enumerate(outcome.history.written) if one.key == key)
+
+
+def change(outcome: Outcome, key: str, **what: object) -> None:
+    place = at(outcome, key)
+    outcome.history.written[place] = replace(outcome.history.written[place], **what)  # type: ignore[arg-type]
+
+
+def last_entry(outcome: Outcome) -> str:
+    return outcome.history.journal[-1].key
+
+
+def the_end_is_missing(outcome: Outcome) -> None:
+    del outcome.history.written[at(outcome, last_entry(outcome))]
+
+
+def an_entry_is_missing(outcome: Outcome) -> None:
+    del outcome.history.written[at(outcome, "journal/00000003.json")]
+
+
+def an_entry_was_written_over(outcome: Outcome) -> None:
+    again = replace(outcome.history.written[at(outcome, "journal/00000003.json")], fresh=False)
+    outcome.history.written.append(again)
+
+
+def another_model_lies_there(outcome: Outcome) -> None:
+    key = next(one.key for one in outcome.history.written if one.key.startswith("global/r000002"))
+    change(outcome, key, data=outcome.history.written[at(outcome, key)].data[:-1] + b"\x41")
+
+
+def the_update_was_another(outcome: Outcome) -> None:
+    key = next(one.key for one in outcome.history.written if one.key.startswith("updates/r000001/clinic-2"))
+    change(outcome, key, data=outcome.history.written[at(outcome, key)].data[:-1] + b"\x41")
+
+
+def somebody_else_answered(outcome: Outcome) -> None:
+    change(outcome, ANSWER, by="clinic-1")
+
+
+def an_answer_is_named_nowhere(outcome: Outcome) -> None:
+    answer = outcome.history.written[at(outcome, ANSWER)]
+    outcome.history.written.append(replace(answer, key=str(AnswerKey(1, Task.TRAIN, "clinic-2", 2))))
+
+
+def a_command_comes_too_early(outcome: Outcome) -> None:
+    said = next(one for one in outcome.history.commanded if one.id.startswith("start.sim.r000002"))
+    outcome.history.commanded.append(Commanded(0.0, said.by, said.id, said.names))
+
+
+def an_answer_is_noticed_late(outcome: Outcome) -> None:
+    outcome.history.read_by_coordinators[ANSWER] += 20
+
+
+def a_service_gave_up(outcome: Outcome) -> None:
+    outcome.history.crashes.append(Line(3.0, "aggregator-1", "crashed", "OSError"))
+
+
+def a_service_does_not_wait(outcome: Outcome) -> None:
+    outcome.history.failed_calls["clinic-1", 3] = 1000
+
+
+def an_object_is_partial(outcome: Outcome) -> None:
+    key = next(key for key in outcome.objects if key.startswith("updates/"))
+    outcome.objects[key] = outcome.objects[key][:10]
+
+
+def two_train_at_once(outcome: Outcome) -> None:
+    one = outcome.history.trainings[-1]
+    begun = one.began + 0.5
+    outcome.history.trainings.append(Training(one.site, one.machine, one.task, begun, begun + 1, "done"))
+
+
+def a_training_is_done_again(outcome: Outcome) -> None:
+    one = outcome.history.trainings[-1]
+    begun = one.began + 500
+    outcome.history.trainings.append(Training(one.site, one.machine, one.task, begun, begun + 1, "done"))
+
+
+def a_flipped_bit_is_not_seen(outcome: Outcome) -> None:
+    outcome.history.rotten["journal/00000004.json"] = 3.0
+
+
+@pytest.mark.parametrize(
+    ("promise", "spoil"),
+    [
+        ("P1", the_end_is_missing),
+        ("P2", another_model_lies_there),
+        ("P2", the_update_was_another),
+        ("P3", the_update_was_another),
+        ("P3", somebody_else_answered),
+        ("P4", an_entry_is_missing),
+        ("P4", an_entry_was_written_over),
+        ("P5", an_answer_is_named_nowhere),
+        ("P6", a_command_comes_too_early),
+        ("P7", an_answer_is_noticed_late),
+        ("P10", a_service_gave_up),
+        ("P10", a_service_does_not_wait),
+        ("P10", an_object_is_partial),
+        ("P11", two_train_at_once),
+        ("P11", a_training_is_done_again),
+        ("P12", a_flipped_bit_is_not_seen),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_promise(
+    outcome: Outcome, promise: str, spoil: Callable[[Outcome], None]
+) -> None:
+    spoil(outcome)
+    assert promise in {violation.promise for violation in check(outcome)}
+
+
+def test_a_step_beyond_its_deadline_is_named(outcome: Outcome) -> None:
+    hurried = replace(outcome, plan=replace(outcome.plan, deadline=-10))
+    assert "P8" in {violation.promise for violation in check(hurried)}
+
+
+def test_another_model_than_that_of_an_undisturbed_run_is_named(outcome: Outcome) -> None:
+    assert {violation.promise for violation in check(outcome, undisturbed="0" * 64)} == {"P13"}
+
+
+def test_nothing_is_wrong_with_a_sound_run(outcome: Outcome) -> None:
+    assert check(outcome, undisturbed=model_of(outcome)) == []
