@@ -18,7 +18,7 @@ KINDS = {
     *("announcement lost", "announcement doubled", "announcement late", "announcement forged"),
     *("message lost", "message doubled", "message late"),
     *("store call failed", "store call timed out", "bus call failed", "bus call timed out"),
-    *("scheduler call failed", "scheduler call timed out"),
+    *("scheduler call failed", "scheduler call timed out", "disk call failed", "disk full"),
     *("bit flipped in an update", "bit flipped in a model", "bit flipped in a journal entry"),
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -11,6 +12,7 @@ from wardround.runtime.clock import Clock
 from wardround.runtime.store.blocking import run
 from wardround.runtime.store.port import ObjectStore
 from wardround.site_agent.audit.log import AuditLog, Fact, LogUnwritableError
+from wardround.site_agent.disk import Disk
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.patience import Patience, outage
 from wardround.site_agent.policy import Fault, Policy, load_policy
@@ -39,6 +41,7 @@ class Site:
     scheduler: Scheduler
     catalogue: Catalogue
     clock: Clock
+    disk: Disk
     inbox: Inbox
     audit: AuditLog
     patience: Patience
@@ -71,7 +74,7 @@ class Site:
         async def call() -> T:
             return function(*args, **kwargs)
 
-        return await self.patience(call)
+        return await self.patience(lambda: self.disk(function.__name__, call))
 
     async def log(self, what: str, **facts: Fact) -> None:
         """Add a line to the site's own log, waiting while it takes none; what it tells of may leave afterwards."""
@@ -79,7 +82,7 @@ class Site:
         async def write() -> None:
             try:
                 # A slow disk must not hold up the loop; without waiting for it, a thread costs more than the line.
-                await run(not self.audit.durable, self.audit.write, what, **facts)
+                await self.disk(f"log {what}", partial(run, not self.audit.durable, self.audit.write, what, **facts))
             except OSError as error:
                 if outage(error) is None:
                     raise LogUnwritableError(str(error)) from error
