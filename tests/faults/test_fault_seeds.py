@@ -29,7 +29,7 @@ def verdicts() -> list[Verdict]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_no_schedule_breaks_a_promise(verdicts: list[Verdict]) -> None:
     assert {verdict.seed for verdict in verdicts} == set(range(SEEDS))
     assert {verdict.seed: verdict.violations for verdict in verdicts if verdict.violations} == {}
