@@ -15,6 +15,7 @@ import pytest
 from servers.minio import MinioServer, Receiver, make_minio, require_minio
 from servers.proxy import Proxy
 from wardround.runtime.patience import patiently
+from wardround.runtime.store.download import download
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.port import (
     AccessDeniedError,
@@ -26,7 +27,7 @@ from wardround.runtime.store.port import (
 )
 from wardround.runtime.store.s3 import CreateOnlyError, S3Store
 from wardround.runtime.store.s3_probe import prove_create_only
-from wardround.runtime.store.transfer import create_or_compare, download
+from wardround.runtime.store.transfer import create_or_compare
 from wardround.stack.ports import LOOPBACK, free_ports
 from wardround_messages.base import digest
 

@@ -25,6 +25,8 @@ from wardround.metrics.summary import Summary
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.bus.messaging import Received
 from wardround.runtime.patience import patiently
+from wardround.runtime.store.download import keep_on
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import file_digest
 from wardround_messages.commands import (
@@ -229,12 +231,16 @@ class Hub(Reach):
     async def fetch(self, experiment: str, which: Which, to: Path) -> GlobalModel:
         """The same as the file `to`, which appears only when its digest is right.
 
+        An outage is waited out as ever, counted from the last byte that came. What had come when this ended otherwise
+        is kept beside the file, and the same call goes on from there.
+
         Raises:
             NotThereError: there is no such model; DigestMismatchError: the store holds other bytes;
             OSError: the file cannot be written.
         """
         model = await self.model(experiment, which)
-        await self._bounded(lambda: fetch_model(self._store, model, to))
+        passage = Passage(model.size)
+        await keep_on(lambda: fetch_model(self._store, model, to, passage), passage, patient=self._bounded)
         return model
 
     # --- commands ----------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from wardround.runtime.regular_file import open_regular
+from wardround.runtime.store.download import download
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError, ObjectStore
-from wardround.runtime.store.transfer import download
 from wardround.site_agent.hand import TaskEndsError
 from wardround.site_agent.outbound import regular_file
 from wardround_messages.base import canonical_json
