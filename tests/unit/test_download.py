@@ -340,7 +340,7 @@ async def main(folder):
     folder = Path(folder)
     store = FolderStore(folder / "store", durable=False)
     await store.make_bucket("wr-measured")
-    (folder / "small").write_bytes(bytes(9_000_000))
+    (folder / "small").write_bytes(bytes(24_000_000))
     await carry(store, folder / "small", folder / "there")
     before = peak()
     size = await carry(store, folder / "large", folder / "there")

@@ -10,6 +10,7 @@ from pathlib import Path
 from wardround.runtime.bus.messaging import Messenger
 from wardround.runtime.bus.port import Bus
 from wardround.runtime.clock import Clock
+from wardround.runtime.store.limit import Limit
 from wardround.runtime.store.port import ObjectStore
 from wardround.site_agent.audit.log import AuditLog
 from wardround.site_agent.duty import Duty
@@ -29,6 +30,7 @@ class SiteAgent:
     """One clinic's agent; `run` is its whole life. `ready` is set when it has told the hub that it is there.
 
     Args:
+        limit: bytes per second for models and updates; a simulation's line has none, whatever the settings say.
         door: what lets people at the clinic reach the agent on duty, until it is cancelled; in a simulation there is
             none, and the agent's methods are called.
     """
@@ -44,6 +46,7 @@ class SiteAgent:
         catalogue: Catalogue,
         clock: Clock,
         durable: bool = True,
+        limit: int | None = None,
         door: Callable[[Duty], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
@@ -55,6 +58,7 @@ class SiteAgent:
         self._catalogue = catalogue
         self._clock = clock
         self._durable = durable
+        self._limit = limit
         self._door = door
         self._duty: Duty | None = None
 
@@ -81,6 +85,7 @@ class SiteAgent:
                 patience=Patience(),
                 standstill=standstill,
                 say=speaker.say,
+                limit=None if self._limit is None else Limit(self._limit, clock=asyncio.get_running_loop().time),
             )
             try:
                 async with asyncio.TaskGroup() as group:

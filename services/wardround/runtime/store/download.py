@@ -16,8 +16,11 @@ from wardround.runtime.store.port import NotFoundError, ObjectStore, StoreUnavai
 from wardround.runtime.store.transfer import DigestMismatchError
 
 CHUNK = 4 * 2**20
-# Chunks begin small and double: a line that breaks soon and often lets at least these through before it does.
+# Chunks begin small, and grow as long as the line is fast: one that breaks soon and often lets at least these through
+# before it does, and none takes long.
 FIRST_CHUNK = 256 * 2**10
+LEAST_CHUNK = 64 * 2**10
+GROWS_BELOW, SHRINKS_ABOVE = 1.0, 4.0  # seconds that a chunk took
 # Seconds' worth of a limited line that are asked for at once: what is asked for comes at the line's own speed.
 AT_ONCE = 0.5
 AGAIN_WITHIN = 1.0  # seconds, after a try that got on
@@ -110,7 +113,7 @@ class _GotOnError(Exception):
 
 async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, part: Path, passage: Passage) -> tuple[int, str]:
     """How many bytes had been kept, and the SHA-256 of them and of what was added until there were `size`."""
-    hasher = hashlib.sha256()
+    hasher, clock = hashlib.sha256(), asyncio.get_running_loop().time
     kept = await _kept(part, size, hasher.update)
     passage.begin(at=kept)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb") as file:
@@ -127,10 +130,11 @@ async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, part: Pat
             while offset < size:
                 length = passage.piece(min(asked, size - offset), seconds=AT_ONCE)
                 await asyncio.sleep(passage.pause(length))
+                begun = clock()
                 chunk = await store.read(bucket, key, offset=offset, length=length)
                 if not chunk:
                     raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
-                offset, asked = offset + len(chunk), min(2 * asked, CHUNK)
+                offset, asked = offset + len(chunk), _next_chunk(asked, clock() - begun)
                 passage.passed(len(chunk))
                 if taken is not None:
                     await asyncio.shield(taken)
@@ -142,6 +146,12 @@ async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, part: Pat
             if taken is not None:
                 await asyncio.wait([taken])  # the file is not to be closed under the thread that writes
     return kept, hasher.hexdigest()
+
+
+def _next_chunk(size: int, took: float) -> int:
+    if took < GROWS_BELOW:
+        return min(2 * size, CHUNK)
+    return max(size // 2, LEAST_CHUNK) if took > SHRINKS_ABOVE else size
 
 
 async def _kept(part: Path, size: int, take: Callable[[bytes], None]) -> int:

@@ -7,7 +7,7 @@ from threading import Lock
 
 from wardround.runtime.store.limit import Limit
 
-LATELY = 10.0  # seconds over which a speed is told
+LATELY = 15.0  # seconds over which a speed is told
 MARKED_EVERY = 0.5
 PIECE_AT_LEAST = 1024
 # A shorter pause is put off: a sleep is longer than it was asked to be, and many short ones would make the line slower
@@ -55,12 +55,14 @@ class Passage:
             self.moved += size
 
     def speed(self) -> float | None:
-        """Bytes per second lately; None where that cannot be told yet."""
+        """Bytes per second lately, 0 where nothing passes; None where that cannot be told yet."""
         with self._lock:
             now = self._clock()
             self._forget(now)
             if not self._marks or now - self._marks[0][0] < MARKED_EVERY:
                 return None
+            if now - self._marks[-1][0] > LATELY:
+                return 0.0
             since, moved = self._marks[0]
             return (self.moved - moved) / (now - since)
 
