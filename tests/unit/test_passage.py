@@ -83,9 +83,10 @@ def test_without_a_limit_nothing_waits(clock: Clock) -> None:
 def test_the_speed_is_that_of_the_last_seconds(clock: Clock) -> None:
     passage = Passage(100 * MB, clock=clock)
     assert passage.speed() is None
+    passage.begin()
     for second in range(60):
-        passage.passed(MB if second < 30 else 10_000)
         clock.now += 1
+        passage.passed(MB if second < 30 else 10_000)
     assert passage.speed() == pytest.approx(10_000, rel=0.01)
     clock.now += 60
     assert passage.speed() == 0, "the line hangs"

@@ -32,7 +32,9 @@ class Passage:
 
     def begin(self, *, at: int = 0) -> None:
         """A try begins; so many bytes are there already."""
-        self.done = at
+        with self._lock:
+            self.done = at
+            self._mark(self._clock())
 
     def piece(self, most: int, *, seconds: float) -> int:
         """How many of `most` bytes may go at once: no more than the limit allows in so many seconds."""
@@ -47,12 +49,9 @@ class Passage:
 
     def passed(self, size: int) -> None:
         with self._lock:
-            now = self._clock()
-            if not self._marks or now - self._marks[-1][0] >= MARKED_EVERY:
-                self._marks.append((now, self.moved))
-                self._forget(now)
             self.done += size
             self.moved += size
+            self._mark(self._clock())
 
     def speed(self) -> float | None:
         """Bytes per second lately, 0 where nothing passes; None where that cannot be told yet."""
@@ -65,6 +64,11 @@ class Passage:
                 return 0.0
             since, moved = self._marks[0]
             return (self.moved - moved) / (now - since)
+
+    def _mark(self, now: float) -> None:
+        if not self._marks or now - self._marks[-1][0] >= MARKED_EVERY:
+            self._marks.append((now, self.moved))
+            self._forget(now)
 
     def _forget(self, now: float) -> None:
         while len(self._marks) > 1 and now - self._marks[0][0] > LATELY:
