@@ -21,8 +21,6 @@ CHUNK = 4 * 2**20
 FIRST_CHUNK = 256 * 2**10
 LEAST_CHUNK = 64 * 2**10
 GROWS_BELOW, SHRINKS_ABOVE = 1.0, 4.0  # seconds that a chunk took
-# Seconds' worth of a limited line that are asked for at once: what is asked for comes at the line's own speed.
-AT_ONCE = 0.5
 AGAIN_WITHIN = 1.0  # seconds, after a try that got on
 
 T = TypeVar("T")
@@ -128,7 +126,7 @@ async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, part: Pat
         taken: asyncio.Future[None] | None = None
         try:
             while offset < size:
-                length = passage.piece(min(asked, size - offset), seconds=AT_ONCE)
+                length = passage.piece(min(asked, size - offset))
                 await asyncio.sleep(passage.pause(length))
                 begun = clock()
                 chunk = await store.read(bucket, key, offset=offset, length=length)

@@ -9,7 +9,9 @@ from wardround.runtime.store.limit import Limit
 
 LATELY = 15.0  # seconds over which a speed is told
 MARKED_EVERY = 0.5
-PIECE_AT_LEAST = 1024
+# Seconds' worth of a limited line that go at once: short, as servers and gateways give up on who is silent for long.
+AT_ONCE = 0.25
+PIECE_AT_LEAST, PIECE_AT_MOST = 1024, 4 * 2**20
 # A shorter pause is put off: a sleep is longer than it was asked to be, and many short ones would make the line slower
 # than it may be.
 PAUSE_AT_LEAST = 0.01
@@ -27,6 +29,7 @@ class Passage:
         self.moved = 0
         self._limit = limit
         self._clock = clock
+        self._booked = 0
         self._marks: deque[tuple[float, int]] = deque()
         self._lock = Lock()
 
@@ -36,15 +39,25 @@ class Passage:
             self.done = at
             self._mark(self._clock())
 
-    def piece(self, most: int, *, seconds: float) -> int:
-        """How many of `most` bytes may go at once: no more than the limit allows in so many seconds."""
+    def piece(self, most: int) -> int:
+        """How many of `most` bytes may go at once."""
         if self._limit is None:
             return most
-        return min(most, max(PIECE_AT_LEAST, int(self._limit.per_second * seconds)))
+        return min(most, PIECE_AT_MOST, max(PIECE_AT_LEAST, int(self._limit.per_second * AT_ONCE)))
 
     def pause(self, size: int) -> float:
-        """Seconds to wait before so many bytes go."""
-        wait = 0.0 if self._limit is None else self._limit.book(size)
+        """Seconds to wait before so many bytes go.
+
+        Whole pieces are booked, however small the steps in which they go: so all transfers have the same share.
+        """
+        if self._limit is None:
+            return 0.0
+        wait = 0.0
+        if size > self._booked:
+            piece = max(size, self.piece(self.size - self.done))
+            wait = self._limit.book(piece - self._booked)
+            self._booked = piece
+        self._booked -= size
         return wait if wait >= PAUSE_AT_LEAST else 0.0
 
     def passed(self, size: int) -> None:

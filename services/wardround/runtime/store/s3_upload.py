@@ -26,8 +26,6 @@ ONLY_IF_ABSENT = {"If-None-Match": "*"}
 # digests of their own, which whoever reads them compares.
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _XML = "application/xml"
-# Seconds' worth of a limited line that are sent at once: servers and gateways give up on who is silent for long.
-AT_ONCE = 0.125
 
 
 class Source:
@@ -49,7 +47,7 @@ class Source:
     def read(self, most: int) -> bytes:
         """The next bytes, as soon as they may pass. Raises `OSError`, also where the file became shorter."""
         try:
-            data = self._file.read(self._passage.piece(min(most, self._left), seconds=AT_ONCE))
+            data = self._file.read(self._passage.piece(min(most, self._left)))
             if not data and self._left:
                 raise OSError(f"{self._name} became shorter while it was sent")
             if self._given_up.wait(self._passage.pause(len(data))):
