@@ -12,6 +12,10 @@ export UV_LINK_MODE ?= copy
 export UV_SYSTEM_CERTS ?= true
 export UV_NATIVE_TLS ?= true
 
+# Two halves of the tests run side by side: those that need real servers, and those that need none.
+TESTS := CI=$${CI:-true} $(BIN)/coverage run --parallel-mode -m pytest -q
+SERVERLESS := tests/unit tests/simulation tests/faults
+
 .PHONY: help setup servers airflow demo check test lint types unit benchmarks benchmarks-servers benchmarks-airflow contract requirements format clean
 
 help: ## Show this help
@@ -33,7 +37,10 @@ check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that n
 
 test: $(VENV)/.dev $(VENV)/.torch servers lint types ## Set up everything, RabbitMQ, MinIO and Airflow included, and run all tests
 	$(BIN)/coverage erase
-	CI=$${CI:-true} $(BIN)/coverage run -m pytest -q
+	@$(TESTS) $(SERVERLESS) > .cache/tests-without-servers.log 2>&1 & others=$$!; trap "kill $$others 2> /dev/null || true" EXIT; \
+	status=0; $(TESTS) tests $(SERVERLESS:%=--ignore=%) || status=$$?; \
+	wait $$others || status=$$?; cat .cache/tests-without-servers.log; exit $$status
+	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -n 25
 
 lint: $(VENV)/.dev

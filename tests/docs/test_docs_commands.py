@@ -39,7 +39,7 @@ ON_A_HUB = (
     FOR_DEPARTMENTS.name,
     "guide-operator.md",
 )
-EMBEDDED = ("guide-researcher.md", "guide-clinic.md", "guide-trainer.md")
+EMBEDDED = ("guide-researcher.md", "guide-clinic.md", "guide-trainer.md", "faults.md")
 WITH_TORCH = "guide-trainer-torch.md"
 NEEDS_SERVERS = "5. The same on real servers"  # the first section of the tutorial that does
 PUT_AWAY = """

@@ -8,8 +8,9 @@ import pytest
 
 from wardround.simulation.faults.checker import check
 from wardround.simulation.faults.evidence import evidence_of
+from wardround.simulation.faults.fates import Calm, Course
 from wardround.simulation.faults.history import Commanded, Line, Training
-from wardround.simulation.faults.plan import Plan
+from wardround.simulation.faults.plan import DAY, Plan, Schedule
 from wardround.simulation.faults.run import Outcome, run_with
 from wardround.simulation.faults.workplace import workplace
 from wardround_messages.names import AnswerKey, Task
@@ -155,6 +156,20 @@ def test_what_is_wrong_is_named_with_its_promise(
 def test_a_step_beyond_its_deadline_is_named(outcome: Outcome) -> None:
     hurried = replace(outcome, plan=replace(outcome.plan, deadline=-10))
     assert "P8" in {violation.promise for violation in check(hurried)}
+
+
+class ClinicTwoFails(Calm):
+    def training(self, task: str) -> Course:
+        return Course(crashes="clinic-2" in task)
+
+
+def test_a_clinic_left_out_where_only_clocks_were_wrong_is_named() -> None:
+    plan = Plan(quorum=1, grace=5)
+    with workplace() as place:
+        outcome = run_with(plan, place, ClinicTwoFails())
+    clocks = Schedule(seed=0, profile="clocks of sites", plan=plan, lasts=0.0, clocks={"clinic-2": DAY})
+    assert {violation.promise for violation in check(replace(outcome, schedule=clocks))} == {"P9"}
+    assert check(replace(outcome, schedule=replace(clocks, crashes=1.0))) == []
 
 
 def test_another_model_than_that_of_an_undisturbed_run_is_named(outcome: Outcome) -> None:

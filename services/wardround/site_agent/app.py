@@ -13,6 +13,7 @@ from wardround.runtime.clock import Clock
 from wardround.runtime.store.limit import Limit
 from wardround.runtime.store.port import ObjectStore
 from wardround.site_agent.audit.log import AuditLog
+from wardround.site_agent.disk import Disk, sound_disk
 from wardround.site_agent.duty import Duty
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.patience import Patience
@@ -30,6 +31,7 @@ class SiteAgent:
     """One clinic's agent; `run` is its whole life. `ready` is set when it has told the hub that it is there.
 
     Args:
+        disk: carries out each write to inbox and log.
         limit: bytes per second for models and updates; a simulation's line has none, whatever the settings say.
         door: what lets people at the clinic reach the agent on duty, until it is cancelled; in a simulation there is
             none, and the agent's methods are called.
@@ -46,6 +48,7 @@ class SiteAgent:
         catalogue: Catalogue,
         clock: Clock,
         durable: bool = True,
+        disk: Disk = sound_disk,
         limit: int | None = None,
         door: Callable[[Duty], Awaitable[None]] | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class SiteAgent:
         self._catalogue = catalogue
         self._clock = clock
         self._durable = durable
+        self._disk = disk
         self._limit = limit
         self._door = door
         self._duty: Duty | None = None
@@ -80,6 +84,7 @@ class SiteAgent:
                 scheduler=self._scheduler,
                 catalogue=self._catalogue,
                 clock=self._clock,
+                disk=self._disk,
                 inbox=inbox,
                 audit=AuditLog(paths.log, clock=self._clock, durable=self._durable),
                 patience=Patience(),

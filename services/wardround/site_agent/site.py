@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -12,6 +13,7 @@ from wardround.runtime.store.blocking import run
 from wardround.runtime.store.limit import Limit
 from wardround.runtime.store.port import ObjectStore
 from wardround.site_agent.audit.log import AuditLog, Fact, LogUnwritableError
+from wardround.site_agent.disk import Disk
 from wardround.site_agent.inbox import Inbox
 from wardround.site_agent.patience import Patience, outage
 from wardround.site_agent.policy import Fault, Policy, load_policy
@@ -41,6 +43,7 @@ class Site:
     scheduler: Scheduler
     catalogue: Catalogue
     clock: Clock
+    disk: Disk
     inbox: Inbox
     audit: AuditLog
     patience: Patience
@@ -74,7 +77,7 @@ class Site:
         async def call() -> T:
             return function(*args, **kwargs)
 
-        return await self.patience(call)
+        return await self.patience(lambda: self.disk(function.__name__, call))
 
     async def log(self, what: str, **facts: Fact) -> None:
         """Add a line to the site's own log, waiting while it takes none; what it tells of may leave afterwards."""
@@ -82,7 +85,7 @@ class Site:
         async def write() -> None:
             try:
                 # A slow disk must not hold up the loop; without waiting for it, a thread costs more than the line.
-                await run(not self.audit.durable, self.audit.write, what, **facts)
+                await self.disk(f"log {what}", partial(run, not self.audit.durable, self.audit.write, what, **facts))
             except OSError as error:
                 if outage(error) is None:
                     raise LogUnwritableError(str(error)) from error

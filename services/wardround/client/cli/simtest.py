@@ -51,14 +51,14 @@ def _one(seed: int, *, with_history: bool, as_json: bool) -> int:
     lines = [str(line) for line in outcome.history.lines] if with_history and outcome is not None else []
     failed = len(verdict.violations) > 0
     if as_json:
-        figures = as_object(verdict.figures, failed)
+        figures = as_object(verdict.figures, int(failed))
         show_json(_as_object(verdict) | figures | ({"history": lines} if with_history else {}))
         return Exit.ENDED_BADLY if failed else Exit.DONE
     for line in lines:
         print(line)
     if failed:
         _complain(verdict)
-    show(table(("", ""), rows(verdict.figures, failed)))
+    show(table(("", ""), rows(verdict.figures, int(failed))))
     print(f"seed {seed} is the schedule {verdict.digest}")
     return Exit.ENDED_BADLY if failed else Exit.DONE
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wardround.simulation.faults.arithmetic import is_same, mean_of, tensors_of
 from wardround.simulation.faults.evidence import Evidence, evidence_of
-from wardround.simulation.faults.life import attended, bounded, ended, noticed, unhurried
+from wardround.simulation.faults.life import attended, bounded, ended, noticed, unhurried, unmoved
 from wardround.simulation.faults.plan import TWIN
 from wardround.simulation.faults.run import Outcome
 from wardround.simulation.faults.work import one_training_at_a_time, said_after_it_was_written
@@ -196,6 +196,7 @@ PROMISES: tuple[tuple[str, Check], ...] = (
     ("P7", noticed),
     ("P8", bounded),
     ("P8", attended),
+    ("P9", unmoved),
     ("P10", _no_partial_object),
     ("P10", unhurried),
     ("P11", one_training_at_a_time),

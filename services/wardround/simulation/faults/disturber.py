@@ -46,6 +46,7 @@ class Disturber:
         world.store_is_away(False)
         for name in world.names:
             world.thaw(name)
+            world.disk_is_full(name, False)
             if world.link(name) is not Link.UP:  # else its connection, and what was said on it, would be renewed
                 world.cut(name, Link.UP)
         self._history.faults_over = self._history.clock()
@@ -74,6 +75,11 @@ class Disturber:
                 world.cut(name, CUT[incident.kind])
                 await asyncio.sleep(incident.lasts)
                 world.cut(name, Link.UP)
+            case "disk full":
+                self._history.inject(incident.kind, name, over=over)
+                world.disk_is_full(name, True)
+                await asyncio.sleep(incident.lasts)
+                world.disk_is_full(name, False)
             case "store away":
                 self._history.inject(incident.kind, "store", over=over)
                 world.store_is_away(True)

@@ -1,6 +1,8 @@
 """Each service cut at every step of a small experiment in turn: no schedule is drawn, all of them are run.
 
-A step is a call at a port: before it is carried out, and after.
+A step is a call at a port or a write to a clinic's inbox or log: before it is carried out, and after. Between two steps
+a service changes nothing but its memory and folders that count only once a last file is in place, so that a kill there
+leaves what a kill at the next step leaves.
 """
 
 import os
@@ -59,7 +61,7 @@ class OneCut(Calm):
         assert self.world is not None  # noqa: S101 - it was made with these fates
         match cut.what:
             case "timed out":
-                return Fate(failed="after")
+                return Fate(failed="before" if port == "disk" else "after")  # a disk that took it says so
             case "broker wiped":
                 self.world.history.inject(cut.what, "broker")
                 self.world.broker.wipe()

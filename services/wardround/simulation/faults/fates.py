@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 from wardround.runtime.bus.port import Packet
 
-Port = Literal["bus", "store", "scheduler"]
+Port = Literal["bus", "store", "scheduler", "disk"]
 Moment = Literal["before", "after"]
 
 

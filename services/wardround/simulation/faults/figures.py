@@ -12,7 +12,19 @@ from wardround_messages.journal import StepOpened
 from wardround_messages.names import AnswerKey, ResultKey, Task, parse_key
 
 RECOVERS_FROM = frozenset(
-    {"kill", "killed", "rebooted", "frozen", "cut off", "mute", "deaf", "store away", "broker away", "broker wiped"}
+    {
+        "kill",
+        "killed",
+        "rebooted",
+        "frozen",
+        "cut off",
+        "mute",
+        "deaf",
+        "disk full",
+        "store away",
+        "broker away",
+        "broker wiped",
+    }
 )
 
 

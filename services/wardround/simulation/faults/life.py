@@ -137,6 +137,21 @@ def _hub_clock_is_off(schedule: Schedule) -> bool:
     return any(incident.kind == "clock" and incident.target in schedule.plan.hub for incident in schedule.incidents)
 
 
+def unmoved(evidence: Evidence) -> Iterator[str]:
+    """Clinics' clocks that are wrong, and nothing else amiss: everybody asked is counted, and nothing is paused."""
+    schedule: Schedule | None = evidence.outcome.schedule
+    if schedule is None or not schedule.disturbs_site_clocks_alone:
+        return
+    for one in evidence.recorded:
+        body, step = one.entry.body, None if one.before is None else one.before.step
+        if isinstance(body, facts.ExperimentPaused | facts.StepReopened):
+            yield f"entry {one.entry.number} is {body.kind}, with nothing amiss but clinics' clocks"
+        if isinstance(body, facts.StepClosed) and step is not None:
+            absent = set(step.asked) - {member.site for member in body.members}
+            if absent:
+                yield f"{sorted(absent)} did not take part in {body.task} of round {body.round}, for a clock alone"
+
+
 def unhurried(evidence: Evidence) -> Iterator[str]:
     """Services wait, ever longer, for what is away, and none gives up."""
     for (who, second), calls in sorted(evidence.outcome.history.failed_calls.items()):

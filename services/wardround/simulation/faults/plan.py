@@ -87,7 +87,17 @@ class Mail:
 
 
 Kind = Literal[
-    "killed", "frozen", "cut off", "mute", "deaf", "rebooted", "store away", "broker away", "broker wiped", "clock"
+    "killed",
+    "frozen",
+    "cut off",
+    "mute",
+    "deaf",
+    "rebooted",
+    "disk full",
+    "store away",
+    "broker away",
+    "broker wiped",
+    "clock",
 ]
 
 
@@ -129,6 +139,12 @@ class Schedule:
     def disturbs_hub(self) -> bool:
         """Whether anything but sites, their lines and messages is disturbed."""
         return self.calls != Calls() or any(incident.target not in self.plan.clinics for incident in self.incidents)
+
+    @property
+    def disturbs_site_clocks_alone(self) -> bool:
+        return self == replace(
+            self, calls=Calls(), announcements=Mail(), messages=Mail(), forged=0.0, incidents=(), rot={}, crashes=0.0
+        )
 
 
 def schedule_of(seed: int) -> Schedule:
@@ -200,7 +216,7 @@ def _silence(schedule: Schedule, dice: random.Random) -> Schedule:
 
 
 def _cuts(schedule: Schedule, dice: random.Random) -> Schedule:
-    kinds: tuple[Kind, ...] = ("cut off", "mute", "deaf", "rebooted", "frozen", "killed")
+    kinds: tuple[Kind, ...] = ("cut off", "mute", "deaf", "rebooted", "frozen", "killed", "disk full")
     clinics = schedule.plan.clinics
     return replace(
         schedule,
@@ -292,12 +308,15 @@ PROFILES: Mapping[str, tuple[float, Callable[[Schedule, random.Random], Schedule
 def _incident(schedule: Schedule, dice: random.Random, everyone: tuple[str, ...]) -> Incident:
     clinics = schedule.plan.clinics
     kind: Kind = dice.choice(
-        ("killed", "frozen", "cut off", "mute", "deaf", "rebooted", "store away", "broker away", "broker wiped")
+        (
+            *("killed", "frozen", "cut off", "mute", "deaf", "rebooted"),
+            *("disk full", "store away", "broker away", "broker wiped"),
+        )
     )
     if kind in ("store away", "broker away", "broker wiped"):
         target = "all"
     else:
-        target = dice.choice(clinics if kind == "rebooted" else everyone)
+        target = dice.choice(clinics if kind in ("rebooted", "disk full") else everyone)
     return Incident(dice.uniform(0, 60), kind, target, dice.choice((3.0, 20.0, 100.0)) * dice.random())
 
 

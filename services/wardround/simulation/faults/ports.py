@@ -1,11 +1,11 @@
 """Bus, store and scheduler as one process sees them: the embedded adapters, with everything in the way that may be."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
 from wardround.runtime.bus.port import BusError, Delivery, Handler, Offset, Packet, Subscription
@@ -19,6 +19,8 @@ from wardround.simulation.faults.process import Process
 from wardround.site_agent.scheduler.port import Began, RunEnd, Scheduler, nobody_asks
 from wardround_messages.names import COMMANDS, OBJECTSTORE
 from wardround_messages.topology import Topology
+
+T = TypeVar("T")
 
 KINDS = {"updates": "an update", "global": "a model", "journal": "a journal entry"}
 
@@ -224,6 +226,17 @@ class FaultyScheduler:
 
     async def close(self) -> None:
         """What runs goes on: the scheduler is not the agent's."""
+
+
+class FaultyDisk:
+    """The clinic's disk, as one life of its agent writes to inbox and log; implements `site_agent.disk.Disk`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def __call__(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
+        method, _, about = what.partition(" ")
+        return await self._process.call("disk", method, about, write)
 
 
 def _name(packet: Packet) -> str:

@@ -1,6 +1,8 @@
 """A service as its machine sees it: it may be killed at any call, stand still, or be cut off from the hub."""
 
 import asyncio
+import errno
+import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from typing import Any, TypeVar
@@ -13,10 +15,11 @@ from wardround.site_agent.scheduler.port import SchedulerUnavailableError
 
 T = TypeVar("T")
 
-ERRORS: dict[Port, type[Exception]] = {
+ERRORS: dict[Port, Callable[[str], Exception]] = {
     "bus": BusUnavailableError,
     "store": StoreUnavailableError,
     "scheduler": SchedulerUnavailableError,
+    "disk": lambda words: OSError(errno.ENOSPC, words),
 }
 
 FAILURES: dict[Moment, str] = {"before": "{} call failed", "after": "{} call timed out"}
@@ -44,6 +47,7 @@ class Process:
         self.dead = False
         self.link = link
         self.store_away = False
+        self.disk_full = False
         self.main: asyncio.Task[None] | None = None
         self._fates = fates
         self._history = history
@@ -85,6 +89,7 @@ class Process:
 
         Raises:
             BusUnavailableError, StoreUnavailableError, SchedulerUnavailableError: it failed, carried out or not.
+            OSError, sqlite3.OperationalError: the disk is full, and nothing was written.
         """
         if self.dead:
             raise asyncio.CancelledError  # before its fate is asked for: what the dead do must not move the dice
@@ -101,7 +106,7 @@ class Process:
         if fate.killed == "after":
             await self._die(f"after {port}.{method} {about}")
         await self._time_goes_by(fate.after)
-        if fate.failed == "after" or (self.link is Link.DEAF and port != "scheduler"):
+        if fate.failed == "after" or (self.link is Link.DEAF and port in ("bus", "store")):
             self._fail(port, method, about, "carried out, and timed out")
         return result
 
@@ -131,6 +136,8 @@ class Process:
     def _unreachable(self, port: Port) -> bool:
         if port == "scheduler":
             return False
+        if port == "disk":
+            return self.disk_full
         return self.link in (Link.CUT, Link.MUTE) or (port == "store" and self.store_away)
 
     async def _time_goes_by(self, seconds: float) -> None:
@@ -150,7 +157,15 @@ class Process:
     def _fail(self, port: Port, method: str, about: str, how: str) -> None:
         self._history.failed_call(self.name)
         self._history.note(self.name, f"{port}.{method} failed", f"{about} ({how})")
+        if port == "disk" and method != "log":
+            raise _full_database()
         raise ERRORS[port](f"{method}: {how}")
+
+
+def _full_database() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    return error
 
 
 async def _done(work: Callable[[], Awaitable[None]]) -> None:

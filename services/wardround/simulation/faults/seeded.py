@@ -41,7 +41,7 @@ class SeededFates:
         failed: Moment | None = None
         if dice.random() < rates.failed:
             failed = "before"
-        elif dice.random() < rates.timed_out:
+        elif dice.random() < rates.timed_out and port != "disk":  # a disk that took it says so
             failed = "after"
         reply = slowest * dice.random() if dice.random() < SLOW_REPLIES else 0.0
         return Fate(slowest * dice.random(), reply, killed, failed)

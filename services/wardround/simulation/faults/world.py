@@ -21,7 +21,14 @@ from wardround.simulation.faults.followed import Followed
 from wardround.simulation.faults.history import History
 from wardround.simulation.faults.machine import Machine
 from wardround.simulation.faults.plan import TWIN, Plan
-from wardround.simulation.faults.ports import FaultyBus, FaultyScheduler, FaultyStore, LossyBroker, RottingStore
+from wardround.simulation.faults.ports import (
+    FaultyBus,
+    FaultyDisk,
+    FaultyScheduler,
+    FaultyStore,
+    LossyBroker,
+    RottingStore,
+)
 from wardround.simulation.faults.process import Link, Process
 from wardround.simulation.federation import installed_catalogue
 from wardround.simulation.sites import RESEARCHER, Clinic
@@ -61,6 +68,7 @@ class World:
         self.skews: dict[str, timedelta] = {}
         self._links: dict[str, Link] = {}
         self._store_away = False
+        self._full: set[str] = set()
         self._buses: dict[str, FaultyBus] = {}
         self._folder = folder
         self._now = loop.time
@@ -102,6 +110,7 @@ class World:
             catalogue=installed_catalogue,
             clock=self._clock_of(process.name),
             durable=False,
+            disk=FaultyDisk(process),
         )
 
     def _scheduler(self, clinic: Clinic, process: Process) -> Scheduler:
@@ -127,6 +136,7 @@ class World:
         """Start a service, or start one again that was killed and is quite gone."""
         process = Process(name, self.fates, self.history, on_kill=self._killed, link=self.link(name))
         process.store_away = self._store_away
+        process.disk_full = name in self._full
         login = name.rpartition("-")[0] if name.startswith(("coordinator-", "aggregator-")) else name.removesuffix(TWIN)
         bus = self._buses[name] = FaultyBus(MemoryBus(self.broker, login), process, self.history)
         store = FaultyStore(self.store, process, self.fates, self.history)
@@ -230,3 +240,11 @@ class World:
         self._store_away = away
         for process in self.processes.values():
             process.store_away = away
+
+    def disk_is_full(self, name: str, full: bool) -> None:
+        """Whether the clinic's disk takes nothing more into inbox and log."""
+        if full:
+            self._full.add(name)
+        else:
+            self._full.discard(name)
+        self.processes[name].disk_full = full
