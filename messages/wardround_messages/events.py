@@ -202,6 +202,17 @@ class MetricsReported(OfTask):
     step: Count | None = None
 
 
+class TransferReported(OfTask):
+    """How far the model is on its way to the site, or the update on its way from it. Said while that takes longer than
+    some seconds, ever more seldom; bytes, and bytes per second lately."""
+
+    noun, verb = "transfer", "reported"
+    phase: Literal["fetching", "submitting"]
+    done: Count
+    of: Count
+    per_second: Count | None = None
+
+
 # --- from the object store ---------------------------------------------------------------------------------------
 
 
@@ -223,4 +234,5 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     TaskStarted,
     TaskAnswered,
     MetricsReported,
+    TransferReported,
 )

@@ -80,6 +80,7 @@ def test_who_says_what() -> None:
         "TaskAccepted",
         "TaskAnswered",
         "TaskStarted",
+        "TransferReported",
     }
     assert of("aggregator", "send") == {"DeadLetter"}
     assert of("aggregator", "receive") == {"AggregateStep"}

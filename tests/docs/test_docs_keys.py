@@ -24,6 +24,7 @@ from wardround.runtime.hub_settings import Hub
 from wardround.runtime.roster import Roster
 from wardround.runtime.secrets import Secret, StoreKey
 from wardround.runtime.service_settings import LogSettings, ServiceSettings
+from wardround.runtime.sizes import bytes_of
 from wardround.runtime.toml_file import Table as SettingsTable
 from wardround.site_agent import policy, settings
 from wardround.training.job import TrainingJob
@@ -49,6 +50,7 @@ CLINIC: dict[str, list[type[BaseModel]]] = {
     "### `[log]`": [LogSettings],
     "### `[paths]`": [settings.Paths],
     "### `[scheduler]`": [settings.Airflow, settings.Local, settings.Inline],
+    "### `[transfers]`": [settings.Transfers],
     "### `[datasets.NAME]`": [settings.Dataset],
     "## `policy.toml`": [policy.PolicyFile],
     "### `[leave]`": [policy.Leave],
@@ -84,7 +86,7 @@ TOLD_ELSEWHERE: set[type[BaseModel]] = {
 # Keys that hold a table with a heading of its own.
 HEADED: dict[type[BaseModel], set[str]] = {
     manifest.Manifest: {"cohort", "rounds", "model", "strategy", "training", "evaluation"},
-    settings.SiteSettings: {"hub", "http", "log", "paths", "scheduler", "datasets"},
+    settings.SiteSettings: {"hub", "http", "log", "paths", "scheduler", "transfers", "datasets"},
     policy.PolicyFile: {"leave", "allow"},
     CoordinatorSettings: {"hub", "http", "log"},
     AggregatorSettings: {"hub", "http", "log"},
@@ -178,7 +180,7 @@ def _meant(said: str, default: object) -> object:
     if isinstance(default, int) and isinstance(value, str):
         if re.fullmatch(r"\d+[smhd]", value):
             return int(value[:-1]) * UNITS[value[-1]]
-        return policy.parse_size(value)
+        return bytes_of(value)
     return value
 
 

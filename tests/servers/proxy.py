@@ -10,11 +10,13 @@ Change = Callable[[bytes], bytes]
 
 
 class Proxy:
-    """Between a client and a port of this machine. `to_server` changes what the client sends, piece by piece."""
+    """Between a client and a port of this machine. `to_server` and `to_client` change what is sent, piece by piece; an
+    `OSError` from one of them breaks the connection."""
 
-    def __init__(self, port: int, *, to_server: Change = bytes) -> None:
+    def __init__(self, port: int, *, to_server: Change = bytes, to_client: Change = bytes) -> None:
         self._target = port
         self._to_server = to_server
+        self._to_client = to_client
         self._server: asyncio.Server | None = None
         self._lines: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -51,7 +53,7 @@ class Proxy:
             async with asyncio.TaskGroup() as group:
                 both = [
                     group.create_task(self._copy(reader, server_writer, self._to_server)),
-                    group.create_task(self._copy(server_reader, writer, bytes)),
+                    group.create_task(self._copy(server_reader, writer, self._to_client)),
                 ]
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 for one in both:

@@ -277,6 +277,7 @@ class Clinic:
             catalogue=parts.pop("catalogue", self.catalogue),
             clock=parts.pop("clock", wall_clock),
             durable=False,
+            limit=parts.pop("limit", None),
             door=parts.pop("door", None),
         )
 

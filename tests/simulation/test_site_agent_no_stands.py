@@ -171,12 +171,12 @@ class FailsOnce:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def put(self, *args: Any) -> Any:
+    async def put(self, *args: Any, **more: Any) -> Any:
         if not self._failed:
             self._failed = True
             self._happens()
             raise StoreUnavailableError("away")
-        return await self._store.put(*args)
+        return await self._store.put(*args, **more)
 
 
 @pytest.mark.parametrize("task", [Task.TRAIN, Task.INITIALISE])

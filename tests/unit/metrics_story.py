@@ -2,13 +2,22 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from wardround.metrics.board import ExperimentBoard
 from wardround.metrics.history import Entry
 from wardround.runtime.store.port import ObjectStore
 from wardround_messages import journal as facts
 from wardround_messages.base import canonical_json, digest
-from wardround_messages.events import EntryRecorded, MetricsReported, Progress, TaskAccepted, TaskAnswered, TaskStarted
+from wardround_messages.events import (
+    EntryRecorded,
+    MetricsReported,
+    Progress,
+    TaskAccepted,
+    TaskAnswered,
+    TaskStarted,
+    TransferReported,
+)
 from wardround_messages.figures import Figures
 from wardround_messages.journal import GENESIS, Fact, JournalEntry
 from wardround_messages.manifest import Best, Cohort, CommonTest, Evaluation, Manifest, ModelPlan, Rounds, Training
@@ -276,6 +285,16 @@ class Story:
             metrics=metrics,
             epoch=done // 3,
             step=done,
+        )
+
+    def moving(self, round_: int, site: str, done: int, of: int, **changes: Any) -> TransferReported:
+        return TransferReported(
+            experiment=self.manifest.id,
+            round=round_,
+            task=Task.TRAIN,
+            site=site,
+            attempt=1,
+            **{"phase": "fetching", "done": done, "of": of, "per_second": 20, **changes},
         )
 
     def answered(

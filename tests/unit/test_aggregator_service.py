@@ -161,9 +161,9 @@ class AwayStore(MemoryStore):
         self._call()
         return await super().head(bucket, key)
 
-    async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
+    async def put(self, bucket: str, key: str, source: bytes | Path, **more: Any) -> None:
         self._call()
-        await super().put(bucket, key, source)
+        await super().put(bucket, key, source, **more)
 
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         await super().create(bucket, key, data)
@@ -199,11 +199,11 @@ async def test_a_full_disk_is_waited_out(tmp_path: Path) -> None:
     class Full(MemoryStore):
         full = 3
 
-        async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
+        async def put(self, bucket: str, key: str, source: bytes | Path, **more: Any) -> None:
             if isinstance(source, Path) and self.full:
                 self.full -= 1
                 raise OSError(errno.ENOSPC, "no space left on device")
-            await super().put(bucket, key, source)
+            await super().put(bucket, key, source, **more)
 
     step = step_of(Full())
     command = await step.write()
@@ -259,10 +259,10 @@ async def test_a_killed_merge_leaves_nothing_behind_and_is_taken_up_again(tmp_pa
     class Stuck(MemoryStore):
         stuck = True
 
-        async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
+        async def put(self, bucket: str, key: str, source: bytes | Path, **more: Any) -> None:
             if isinstance(source, Path) and self.stuck:
                 await asyncio.Event().wait()
-            await super().put(bucket, key, source)
+            await super().put(bucket, key, source, **more)
 
     store = Stuck()
     step = step_of(store)

@@ -90,10 +90,12 @@ split_salt = { file = "salt" }
 def test_clinic_that_has_nothing_yet_is_told_what_it_lacks(run: Run, tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text(
         'schema = 1\nsite = "clinic-1"\n[paths]\ninbox = "inbox"\nlog = "log"\nspool = "spool"\n[http]\nport = 0\n'
+        '[transfers]\nat_most = "16 Mbit/s"\n'
     )
     code, said, _ = run("site", "doctor", "--site", str(tmp_path), "--json")
     found = {each["name"]: each for each in map(json.loads, said.splitlines())}
     assert code == 1
+    assert found["site.toml"]["what"] == "the settings of 'clinic-1'; models and updates move at 2.0 MB/s at most"
     assert found["policy.toml"]["state"] == "wrong"
     assert found["hub"]["what"] == "site.toml has no [hub]"
     assert found["trainers allowed"]["what"] == "needs: policy.toml"

@@ -10,6 +10,7 @@ from metrics_story import SITES, START, Story, manifest, row
 
 from wardround.metrics.board import Board, ExperimentBoard
 from wardround.metrics.history import Entry
+from wardround.metrics.live import Moving
 from wardround.metrics.rebuild import rebuild
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.journal import Journal
@@ -221,6 +222,26 @@ def test_the_list_of_tasks_in_hand_tells_the_phase() -> None:
     view = board.experiment(story.manifest.id)
     assert view is not None
     assert [(site.state, site.seen) for site in view.sites] == [("asked", None), ("fetching", START), ("asked", START)]
+
+
+def test_a_transfer_is_shown_while_it_goes_on_and_no_longer() -> None:
+    story, board = in_round_2()
+    at = story.now
+    board = board.said(story.moving(2, "clinic-1", done=100, of=400), at)
+    board = board.said(story.moving(2, "clinic-1", done=300, of=400), at)
+    site = site_of(board, "clinic-1")
+    assert (site.state, site.moving) == ("fetching", Moving(300, 400, 20, at))
+    board = board.said(story.started(2, "clinic-1"), at)
+    assert site_of(board, "clinic-1").moving is None
+    late = board.said(story.moving(2, "clinic-1", done=400, of=400), at)
+    assert (site_of(late, "clinic-1").state, site_of(late, "clinic-1").moving) == ("training", None)
+    board = board.said(story.moving(2, "clinic-1", done=1, of=9, phase="submitting"), at)
+    assert (site_of(board, "clinic-1").state, site_of(board, "clinic-1").moving) == (
+        "submitting",
+        Moving(1, 9, 20, at),
+    )
+    board = board.said(story.answered(2, "clinic-1"), at)
+    assert site_of(board, "clinic-1").moving is None
 
 
 def test_a_refused_command_is_one_line_however_often_it_is_said() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 
 from wardround.client.display import final_table, picture
 from wardround.metrics.lines import Line
+from wardround.metrics.live import Moving
 from wardround.metrics.view import ExperimentView, ModelView, SiteView, StepView
 from wardround_messages.figures import BestModel
 from wardround_messages.names import Task
@@ -165,6 +166,26 @@ def test_a_narrow_picture_still_says_what_each_clinic_does() -> None:
     text = at_width(view(), 80)
     for expected in ("✔ answered in 14 m 02 s", "● training  epoch 3/4  68 %", "! late: queued 31m", "▁▄▅▇██", "4.8M"):
         assert expected in text
+
+
+MOVING = view(
+    sites=(
+        site("clinic-1", state="fetching", moving=Moving(504_000_000, 1_200_000_000, 2_000_000, ago(4))),
+        site("clinic-2", state="submitting", moving=Moving(0, 1_200_000_000, None, ago(4))),
+        site("clinic-3", state="fetching", moving=Moving(504_000_000, 1_200_000_000, 2_000_000, ago(400))),
+    )
+)
+
+
+def test_a_model_and_an_update_on_their_way_tell_how_far_they_are() -> None:
+    lines = at_width(MOVING, 120).splitlines()
+    for clinic, expected in (
+        ("clinic-1", "● fetching the model  42 % of 1.2 GB, 5 m 48 s left"),
+        ("clinic-2", "● sending the update  0 % of 1.2 GB"),
+        ("clinic-3", "● fetching the model  42 % of 1.2 GB   "),  # said too long ago to tell when it ends
+    ):
+        assert any(clinic in line and expected in line for line in lines)
+    assert "● fetching the model  42 % " in at_width(MOVING, 80)
 
 
 def test_a_pause_says_why_and_what_each_clinic_said() -> None:

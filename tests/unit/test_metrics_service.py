@@ -41,9 +41,9 @@ class SometimesAway(MemoryStore):
         self._knock()
         return await super().read(bucket, key, offset=offset, length=length)
 
-    async def put(self, bucket: str, key: str, source: object) -> None:
+    async def put(self, bucket: str, key: str, source: object, **more: object) -> None:
         self._knock()
-        await super().put(bucket, key, source)  # type: ignore[arg-type]
+        await super().put(bucket, key, source, **more)  # type: ignore[arg-type]
 
 
 class World:

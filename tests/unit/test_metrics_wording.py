@@ -2,7 +2,7 @@
 
 import pytest
 
-from wardround.metrics.wording import duration_text, size_short, size_text, span_text
+from wardround.metrics.wording import done_text, duration_text, size_short, size_text, span_text, transfer_text
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,23 @@ def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(-5, "0s"), (2.9, "2s"), (1860, "31m"), (7200, "2h"), (300_000, "3d")])
 def test_a_span_has_one_unit(seconds: float, text: str) -> None:
     assert span_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("done", "of", "per_second", "text"),
+    [
+        (504_000_000, 1_200_000_000, 2_000_000, "42 % of 1.2 GB, 2.0 MB/s, about 5 m 48 s left"),
+        (0, 1_200_000_000, None, "0 % of 1.2 GB"),
+        (10, 1_200_000_000, 0, "0 % of 1.2 GB"),
+        (1000, 1000, 250.0, "100 % of 1.0 kB, 250 B/s"),
+    ],
+)
+def test_a_transfer_tells_how_far_it_is_and_how_long_it_takes_where_that_is_known(
+    done: int, of: int, per_second: float | None, text: str
+) -> None:
+    assert transfer_text(done, of, per_second) == text
+
+
+@pytest.mark.parametrize(("done", "of", "text"), [(0, 0, "100 %"), (999, 1000, "99 %"), (1001, 1000, "100 %")])
+def test_what_is_not_through_is_not_at_a_hundred_per_cent(done: int, of: int, text: str) -> None:
+    assert done_text(done, of) == text

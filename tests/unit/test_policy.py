@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardround.site_agent.policy import Leave, Policy, Request, load_policy, parse_size, requests_of
+from wardround.site_agent.policy import Leave, Policy, Request, load_policy, requests_of
 from wardround_messages.manifest import Cohort, CommonTest, Evaluation, Manifest, Rounds, Training
 from wardround_messages.names import Task
 
@@ -262,17 +262,3 @@ def test_a_rule_may_set_bounds_of_its_own_and_has_those_of_all_besides(policy: P
     assert policy.leave_of("glioma") == policy.leave_of(None) == policy.leave
     own = policy.leave_of("pinned")
     assert (own.errors, own.update_at_most, own.metrics) == ("text", 2**20, ("loss", "dice/*"))
-
-
-@pytest.mark.parametrize(
-    ("size", "bytes_"),
-    [("0 B", 0), ("17 B", 17), ("1 kB", 1000), ("200 MB", 200_000_000), ("1.5GB", 1_500_000_000), ("2 GiB", 2**31)],
-)
-def test_sizes_are_decimal_or_binary_as_they_say(size: str, bytes_: int) -> None:
-    assert parse_size(size) == bytes_
-
-
-@pytest.mark.parametrize("size", ["", "MB", "-1 MB", "1e3 MB", "1 Mb", "1 KB", "NaN MB", "1 MB ", "٣ MB", 200, True])
-def test_what_is_not_a_size_is_refused(size: object) -> None:
-    with pytest.raises(ValueError, match="must be a size such as '200 MB'"):
-        parse_size(size)

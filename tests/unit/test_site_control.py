@@ -109,8 +109,33 @@ async def test_the_state_tells_version_tasks_and_what_is_amiss(clinic: Clinic, d
         "stopped": None,
         "trouble": None,
         "waits_for": None,
+        "at_most": None,
         "tasks": [],
     }
+
+
+async def test_the_state_tells_how_far_a_transfer_is(clinic: Clinic, door: Path) -> None:
+    asked_for = asyncio.Event()
+
+    async def hang(*args: Any, **kwargs: Any) -> bytes:
+        asked_for.set()
+        await asyncio.Event().wait()
+        return b""
+
+    async with clinic.running(door=Control(door), limit=1_000_000):
+        await clinic.enrol()
+        clinic.store.read = hang  # type: ignore[method-assign]
+        await clinic.hub.send(clinic.start())
+        await asked_for.wait()
+        state = (await ask(door, "GET", "/state")).json()
+    assert state["at_most"] == 1_000_000
+    assert state["tasks"] == [
+        {
+            "task": str(clinic.start().task_id),
+            "phase": "fetching",
+            "transfer": {"done": 0, "of": len(clinic.model), "per_second": None},
+        }
+    ]
 
 
 async def test_a_word_becomes_a_consent_and_a_line_in_the_log(clinic: Clinic, door: Path) -> None:

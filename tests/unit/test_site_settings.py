@@ -38,6 +38,8 @@ password = { file = "secrets/airflow" }
 slots    = 2
 retries  = 3
 dags     = { default = "wardround_task", "chest-cnn" = "chest.v2" }
+[transfers]
+at_most = "16 Mbit/s"
 [datasets.brain-mri]
 path       = "data/brain-mri"
 layout     = "decathlon"
@@ -93,6 +95,7 @@ def test_a_whole_file_is_read_with_its_paths_resolved_against_its_folder(write: 
     assert site.paths.spool == Path("/var/spool/wardround")
     assert isinstance(site.scheduler, Airflow)
     assert (site.scheduler.slots, site.scheduler.retries) == (2, 3)
+    assert site.transfers.at_most == 2_000_000
     assert site.datasets["brain-mri"].folders == (str(tmp_path / "data/brain-mri"),)
     assert site.datasets["brain-mri-test"].folders == (str(tmp_path / "data/a"), "/mnt/b")
 
@@ -107,6 +110,7 @@ def test_an_embedded_site_needs_no_hub_and_trains_locally(write: Write) -> None:
     site = load_site(write(EMBEDDED))
     assert site.hub is None
     assert site.scheduler == Local(slots=1, retries=1)
+    assert site.transfers.at_most is None
     assert site.datasets == {}
 
 
@@ -128,6 +132,9 @@ def test_the_file_may_begin_with_a_byte_order_mark(write: Write) -> None:
         (("site   =", "sight = 1\nsite   ="), "", "unknown key 'sight'; valid keys are site, hub, paths"),
         (("slots    = 2", "slot = 2"), "scheduler", "unknown key 'slot'; valid keys are slots, retries, python, kind"),
         (("[datasets.brain-mri]", "[datasets.brain-mri]\nsalt = ''"), "datasets.brain-mri", "unknown key 'salt'"),
+        (("at_most = ", "at_least = "), "transfers", "unknown key 'at_least'; valid keys are at_most"),
+        (('"16 Mbit/s"', '"16 MB"'), "transfers.at_most", "must be a speed such as '2 MB/s' or '16 Mbit/s'"),
+        (('"16 Mbit/s"', '"1 kB/s"'), "transfers.at_most", "must be a speed of 10 kB/s to 100 GB/s"),
         (("schema = 1", "schema = 2"), "schema", "must be 1"),
         (("schema = 1", "schema = true"), "schema", "must be 1"),
         (("schema = 1", ""), "schema", "must be 1"),

@@ -14,8 +14,10 @@ from wardround.runtime.ids import fresh_id
 from wardround.runtime.patience import patiently
 from wardround.runtime.safetensors_header import WIDTHS, BadTensorsError, Tensor, header_end, read_header
 from wardround.runtime.store.blocking import SMALL, run
+from wardround.runtime.store.download import download, keep_on
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import NotFoundError, ObjectStore
-from wardround.runtime.store.transfer import DigestMismatchError, download
+from wardround.runtime.store.transfer import DigestMismatchError
 from wardround.runtime.together import together
 from wardround_messages.parts import ObjectRef
 
@@ -94,9 +96,9 @@ async def source_of(place: Place, opened: Opened, layout: Layout) -> Source:
     """
     if opened.tensors == layout.tensors:
         return InStore(place, opened.ref, opened.start, hashlib.sha256(opened.header))
-    ref, path = opened.ref, place.folder / f"{fresh_id()}.copy"
+    ref, path, passage = opened.ref, place.folder / f"{fresh_id()}.copy", Passage(opened.ref.size)
     try:
-        await patiently(lambda: download(place.store, place.bucket, ref.key, size=ref.size, sha256=ref.sha256, to=path))
+        await keep_on(lambda: _copy(place, ref, path, passage), passage, patient=patiently)
     except NotFoundError:
         raise FaultyModelError("missing", "the object is not in the store") from None
     except DigestMismatchError as error:
@@ -148,6 +150,10 @@ class Copied:
         length = part.elements * WIDTHS[part.tensor.dtype]
         begin = self.begins.get(part.tensor.name)
         return bytes(length) if begin is None else os.pread(file, length, begin + part.begin)
+
+
+async def _copy(place: Place, ref: ObjectRef, path: Path, passage: Passage) -> None:
+    await download(place.store, place.bucket, ref.key, size=ref.size, sha256=ref.sha256, to=path, passage=passage)
 
 
 async def _read(place: Place, key: str, *, offset: int, length: int) -> bytes:

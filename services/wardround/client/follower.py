@@ -86,6 +86,18 @@ class Follower:
             case OfTask() as said:
                 self._board = self._board.said(said, at, await self._answer_to(said))
 
+    def is_of_open_step(self, received: Received) -> bool:
+        """Whether a site says there that it is there, or what it does in the step that is open now."""
+        step = None if self.history is None else self.history.step
+        match received.message:
+            case _ if step is None or step.closing is not None:
+                return False
+            case SiteSeen():
+                return True
+            case OfTask() as said:
+                return (said.experiment, said.round, said.task) == (self.experiment, step.round, step.task)
+        return False
+
     # --- the journal -------------------------------------------------------------------------------------------------
 
     async def _recorded(self, event: EntryRecorded) -> None:

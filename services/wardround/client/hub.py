@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,10 @@ from wardround.metrics.history import History
 from wardround.metrics.summary import Summary
 from wardround.metrics.view import ExperimentView
 from wardround.runtime.bus.messaging import Received
+from wardround.runtime.bus.port import BusError
 from wardround.runtime.patience import patiently
+from wardround.runtime.store.download import keep_on
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import file_digest
 from wardround_messages.commands import (
@@ -45,6 +48,8 @@ GLANCE_EVERY = 15.0  # while an experiment is watched, for the same reason
 STREAM_BEGINS_WITHIN = 3.0
 STREAM_ENDS_AFTER = 1.0
 STREAM_QUIET_AFTER = 0.3
+OVERHEARD_AT_MOST = 2000  # messages; each site says at least one a minute
+OVERHEARS_WITHIN = 5.0
 
 ExperimentCommand = PauseExperiment | ResumeExperiment | AbortExperiment | ExtendExperiment | ReadmitSite
 
@@ -141,14 +146,31 @@ class Hub(Reach):
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def view(self, experiment: str) -> ExperimentView | None:
-        """How the experiment stands, out of the store alone; None where there is none.
+        """How the experiment stands; None where there is none.
+
+        The store has all that counts. What clinics do just now is on the stream: without the broker it is left out.
 
         Raises:
             JournalBrokenError, IllegalEntryError: not even its first entry can be believed.
         """
         follower = Follower(self._store, experiment, clock=self._clock)
         await self._bounded(follower.look)
+        if not follower.over:
+            await self._overhear(follower)
         return follower.view()
+
+    async def _overhear(self, follower: Follower) -> None:
+        """Take in what the clinics said lately of what they do in the open step."""
+        with suppress(TimeoutError, BusError):
+            async with asyncio.timeout(OVERHEARS_WITHIN):
+                end = await self._end_of_stream()
+                if end is None:
+                    return
+                begin = max(end - OVERHEARD_AT_MOST, 0)
+                async with self._speaking(follower.is_of_open_step, offset=begin) as (ear, _):
+                    while not ear.has_all_up_to(end):
+                        if (received := await ear.next(LOOK_EVERY)) is not None:
+                            await follower.hear(received)
 
     async def watch(self, experiment: str) -> AsyncGenerator[ExperimentView, None]:
         """How the experiment stands, again and again as it goes on, until it has ended or its journal is broken.
@@ -229,12 +251,16 @@ class Hub(Reach):
     async def fetch(self, experiment: str, which: Which, to: Path) -> GlobalModel:
         """The same as the file `to`, which appears only when its digest is right.
 
+        An outage is waited out as ever, counted from the last byte that came. What had come when this ended otherwise
+        is kept beside the file, and the same call goes on from there.
+
         Raises:
             NotThereError: there is no such model; DigestMismatchError: the store holds other bytes;
             OSError: the file cannot be written.
         """
         model = await self.model(experiment, which)
-        await self._bounded(lambda: fetch_model(self._store, model, to))
+        passage = Passage(model.size)
+        await keep_on(lambda: fetch_model(self._store, model, to, passage), passage, patient=self._bounded)
         return model
 
     # --- commands ----------------------------------------------------------------------------------------------------

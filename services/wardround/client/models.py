@@ -8,8 +8,9 @@ from wardround.client.errors import NotThereError
 from wardround.client.journals import read_history
 from wardround.metrics.figures import best_model
 from wardround.metrics.history import History
+from wardround.runtime.store.download import download
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import NotFoundError, ObjectStore
-from wardround.runtime.store.transfer import download
 from wardround_messages.names import bucket_of
 from wardround_messages.parts import ObjectRef
 
@@ -48,13 +49,14 @@ async def find_model(store: ObjectStore, experiment: str, which: Which) -> Globa
     return GlobalModel(experiment, number, ref.key, ref.size, ref.sha256)
 
 
-async def fetch_model(store: ObjectStore, model: GlobalModel, to: Path) -> None:
-    """The model as a file, which appears only when its digest is right.
+async def fetch_model(store: ObjectStore, model: GlobalModel, to: Path, passage: Passage) -> None:
+    """The model as a file, which appears only when its digest is right; what an earlier try left is gone on from.
 
     Raises:
         DigestMismatchError: the store holds other bytes; OSError: the file cannot be written.
     """
-    await download(store, bucket_of(model.experiment), model.key, size=model.size, sha256=model.sha256, to=to)
+    bucket = bucket_of(model.experiment)
+    await download(store, bucket, model.key, size=model.size, sha256=model.sha256, to=to, passage=passage)
 
 
 def _number(history: History, which: Which) -> int:

@@ -5,8 +5,10 @@ from datetime import datetime
 
 from rich.text import Text
 
+from wardround.metrics.live import Moving
+from wardround.metrics.site_row import QUIET_AFTER
 from wardround.metrics.view import ExperimentView, SiteState, SiteView
-from wardround.metrics.wording import duration_text, size_short, span_text
+from wardround.metrics.wording import done_text, duration_text, size_short, size_text, span_text
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOTHING = "\N{EN DASH}"
@@ -55,6 +57,8 @@ def _state(site: SiteView, view: ExperimentView, now: datetime, *, wide: bool) -
     match site.state:
         case "training":
             text.append_text(progress_cell(site, view.epochs, wide=wide))
+        case "fetching" | "submitting" if site.moving is not None:
+            text.append(f"  {moving_text(site.moving, now, wide=wide)}")
         case "queued" if site.since is not None:
             text.append(f" {span_text((now - site.since).total_seconds())}")
         case "answered" if site.seconds is not None:
@@ -65,6 +69,17 @@ def _state(site: SiteView, view: ExperimentView, now: datetime, *, wide: bool) -
             text.append(f": {site.detail.replace('_', ' ')}")
     if site.attempt > 1:
         text.append(f" (attempt {site.attempt})", "dim")
+    return text
+
+
+def moving_text(moving: Moving, now: datetime, *, wide: bool) -> str:
+    """How far it is; how much longer it takes only where its speed was said lately."""
+    done = done_text(moving.done, moving.of)
+    if not wide:
+        return done
+    text = f"{done} of {size_text(moving.of)}"
+    if moving.per_second and moving.done < moving.of and now - moving.at < QUIET_AFTER:
+        text += f", {duration_text((moving.of - moving.done) / moving.per_second)} left"
     return text
 
 

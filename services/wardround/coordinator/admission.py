@@ -9,8 +9,9 @@ from pathlib import Path
 from wardround.coordinator.commands import Refusal
 from wardround.runtime.clock import Clock
 from wardround.runtime.journal import Journal, JournalMovedError
+from wardround.runtime.store.download import download
 from wardround.runtime.store.port import NotFoundError, ObjectStore
-from wardround.runtime.store.transfer import DigestMismatchError, download
+from wardround.runtime.store.transfer import DigestMismatchError
 from wardround_messages.commands import StartExperiment
 from wardround_messages.journal import ExperimentAccepted
 from wardround_messages.manifest import Brought, Forked, Manifest

@@ -15,6 +15,7 @@ from wardround_messages.events import (
     TaskAnswered,
     TaskInHand,
     TaskStarted,
+    TransferReported,
 )
 from wardround_messages.names import Task
 from wardround_messages.objects import Answer
@@ -23,11 +24,23 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(frozen=True, slots=True)
+class Moving:
+    """A model or an update on its way: bytes that have passed, of how many, how many a second lately, and when that
+    was said."""
+
+    done: int
+    of: int
+    per_second: int | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class TaskLive:
     """A site's task as far as was heard.
 
     `since` is when its phase was first heard of, `begun` when its training was triggered. `measured` are metrics of
-    the model it was given, reported without a step; `trained` those of the training.
+    the model it was given, reported without a step; `trained` those of the training. `moving` is about the phase that
+    it is in.
     """
 
     round: int
@@ -37,6 +50,7 @@ class TaskLive:
     since: datetime
     begun: datetime | None = None
     progress: Progress | None = None
+    moving: Moving | None = None
     measured: Mapping[str, float | None] = field(default_factory=dict)
     trained: Mapping[str, float | None] = field(default_factory=dict)
     epoch: int | None = None
@@ -71,6 +85,10 @@ def heard(tasks: Tasks, message: OfTask, at: datetime) -> Tasks:
             changed = replace(_in_phase(task, "training", at), begun=task.begun or at)
         case MetricsReported():
             changed = _reported(_in_phase(task, "training", at), message)
+        case TransferReported(phase=phase):
+            changed = _in_phase(task, phase, at)
+            if changed.phase == phase:
+                changed = replace(changed, moving=Moving(message.done, message.of, message.per_second, at))
         case TaskAnswered():
             changed = replace(_in_phase(task, "answered", at), ended=message)
         case _:
@@ -105,7 +123,7 @@ def _newest(tasks: Tasks, site: str, named: OfTask | TaskInHand, at: datetime) -
 
 
 def _in_phase(task: TaskLive, phase: Phase, at: datetime) -> TaskLive:
-    return replace(task, phase=phase, since=at) if PHASES.index(phase) > PHASES.index(task.phase) else task
+    return replace(task, phase=phase, since=at, moving=None) if PHASES.index(phase) > PHASES.index(task.phase) else task
 
 
 def _reported(task: TaskLive, message: MetricsReported) -> TaskLive:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from wardround.metrics.history import Phase
 from wardround.metrics.lines import Line
+from wardround.metrics.live import Moving
 from wardround_messages.figures import BestModel
 from wardround_messages.names import Task
 
@@ -40,7 +41,8 @@ class SiteView:
     """A row of the picture.
 
     `detail` says why a site is where it is, `since` from when on; `late` marks one that the others wait for.
-    `progress` is a fraction of the training, `seconds` how long it took. `metric` is the experiment's metric of the
+    `progress` is a fraction of the training, `moving` how far the model or the update is on its way, `seconds` how long
+    the training took. `metric` is the experiment's metric of the
     model that the step builds on, `curve` the same of every model before, oldest first; `metrics` are the last that
     the site measured. `sent` is the size in bytes of its update to this step. `rounds` counts its updates merged.
     """
@@ -52,6 +54,7 @@ class SiteView:
     since: datetime | None = None
     attempt: int = 0
     progress: float | None = None
+    moving: Moving | None = None
     epoch: int | None = None
     seconds: float | None = None
     cases: int | None = None

@@ -135,6 +135,7 @@ def _site_view(
         since=task.since if task is not None else None if step is None else step.opened_at,
         attempt=task.attempt if task is not None else 0,
         progress=_progress(task),
+        moving=task.moving if task is not None and state in ("fetching", "submitting") else None,
         epoch=None if task is None else task.epoch,
         seconds=_seconds(task, row),
         cases=cases if cases is not None else _last_cases(rows),

@@ -16,6 +16,20 @@ def size_short(size: int) -> str:
     return size_text(size).replace(" ", "").removesuffix("B") or "0"
 
 
+def transfer_text(done: int, of: int, per_second: float | None) -> str:
+    """`42 % of 1.2 GB, 2.0 MB/s, about 6 m left`; without a speed the rest is not known."""
+    said = f"{done_text(done, of)} of {size_text(of)}"
+    if not per_second:
+        return said
+    left = duration_text((of - done) / per_second)
+    return f"{said}, {size_text(round(per_second))}/s" + (f", about {left} left" if done < of else "")
+
+
+def done_text(done: int, of: int) -> str:
+    """`42 %`, rounded down: nothing is through before it is."""
+    return f"{min(done, of) * 100 // of if of else 100} %"
+
+
 def clinics_text(number: int) -> str:
     return "1 clinic" if number == 1 else f"{number} clinics"
 

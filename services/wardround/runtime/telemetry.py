@@ -22,6 +22,7 @@ from wardround.runtime.bus.port import (
     Subscription,
     UnroutableError,
 )
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -139,8 +140,8 @@ class MeasuredStore:
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         await self._timed("create", self._store.create(bucket, key, data))
 
-    async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
-        await self._timed("put", self._store.put(bucket, key, source))
+    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
+        await self._timed("put", self._store.put(bucket, key, source, passage=passage))
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         return await self._timed("read", self._store.read(bucket, key, offset=offset, length=length))

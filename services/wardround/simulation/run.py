@@ -13,7 +13,7 @@ from typing import Literal
 from wardround.metrics.board import ExperimentBoard
 from wardround.metrics.rebuild import rebuild
 from wardround.metrics.view import ExperimentView, Metrics, ModelView
-from wardround.runtime.store.transfer import download
+from wardround.runtime.store.download import download
 from wardround.simulation.federation import Federation
 from wardround.simulation.references import Reference, reference_clinic, reference_manifest
 from wardround.simulation.researcher import Ending, carry_through

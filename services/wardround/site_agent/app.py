@@ -10,6 +10,7 @@ from pathlib import Path
 from wardround.runtime.bus.messaging import Messenger
 from wardround.runtime.bus.port import Bus
 from wardround.runtime.clock import Clock
+from wardround.runtime.store.limit import Limit
 from wardround.runtime.store.port import ObjectStore
 from wardround.site_agent.audit.log import AuditLog
 from wardround.site_agent.disk import Disk, sound_disk
@@ -31,6 +32,7 @@ class SiteAgent:
 
     Args:
         disk: carries out each write to inbox and log.
+        limit: bytes per second for models and updates; a simulation's line has none, whatever the settings say.
         door: what lets people at the clinic reach the agent on duty, until it is cancelled; in a simulation there is
             none, and the agent's methods are called.
     """
@@ -47,6 +49,7 @@ class SiteAgent:
         clock: Clock,
         durable: bool = True,
         disk: Disk = sound_disk,
+        limit: int | None = None,
         door: Callable[[Duty], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
@@ -59,6 +62,7 @@ class SiteAgent:
         self._clock = clock
         self._durable = durable
         self._disk = disk
+        self._limit = limit
         self._door = door
         self._duty: Duty | None = None
 
@@ -86,6 +90,7 @@ class SiteAgent:
                 patience=Patience(),
                 standstill=standstill,
                 say=speaker.say,
+                limit=None if self._limit is None else Limit(self._limit, clock=asyncio.get_running_loop().time),
             )
             try:
                 async with asyncio.TaskGroup() as group:

@@ -25,6 +25,7 @@ from wardround.runtime.http_guard import refusal
 from wardround.runtime.http_protocol import ASKS_WITHIN, BoundedServer
 from wardround.site_agent.agent_socket import Word, reachable
 from wardround.site_agent.duty import Duty
+from wardround.site_agent.hand import Hand
 from wardround.site_agent.judgement import RefusedError
 from wardround_messages.codec import what_is_wrong
 from wardround_messages.names import EXPERIMENT_MAX, is_id
@@ -171,8 +172,18 @@ def _state(duty: Duty) -> dict[str, object]:
         "stopped": None if stopped is None else stopped.model_dump(mode="json"),
         "trouble": duty.trouble,
         "waits_for": duty.waits_for,
-        "tasks": [{"task": str(task), "phase": phase} for task, phase in duty.tasks],
+        "at_most": duty.at_most,
+        "tasks": [
+            {"task": str(hand.start.task_id), "phase": hand.phase, "transfer": _transfer(hand)} for hand in duty.tasks
+        ],
     }
+
+
+def _transfer(hand: Hand) -> dict[str, object] | None:
+    passage = hand.passage
+    if passage is None:
+        return None
+    return {"done": passage.done, "of": passage.size, "per_second": passage.speed()}
 
 
 class _BadWordError(Exception):

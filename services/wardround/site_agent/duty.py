@@ -13,7 +13,7 @@ from wardround.runtime.bus.messaging import Messenger, Received
 from wardround.runtime.bus.port import DeadLetterError
 from wardround.site_agent.enrolment import Enrolment
 from wardround.site_agent.forgetting import forget
-from wardround.site_agent.hand import STOPPED, WITHDRAWN
+from wardround.site_agent.hand import STOPPED, WITHDRAWN, Hand
 from wardround.site_agent.hands import Hands
 from wardround.site_agent.inbox import IdReusedError
 from wardround.site_agent.patience import NO_TRAINERS
@@ -22,7 +22,7 @@ from wardround.site_agent.standstill import WORDS, Stopped
 from wardround.site_agent.trainers import TrainersError
 from wardround.site_agent.work import Work
 from wardround_messages.commands import CancelTask, OfferExperiment, StartTask
-from wardround_messages.events import Phase, SiteSeen
+from wardround_messages.events import SiteSeen
 from wardround_messages.names import GlobalKey, TaskId, parse_key, parse_task_id, site_queue
 from wardround_messages.objects import Consent
 from wardround_messages.parts import Trainer
@@ -94,9 +94,14 @@ class Duty:
         return self._site.patience.trouble
 
     @property
-    def tasks(self) -> tuple[tuple[TaskId, Phase], ...]:
-        """The tasks in hand, and how far each is."""
-        return tuple((hand.start.task_id, hand.phase) for hand in self._hands.all)
+    def tasks(self) -> tuple[Hand, ...]:
+        """The tasks in hand, to be looked at."""
+        return self._hands.all
+
+    @property
+    def at_most(self) -> int | None:
+        """How many bytes per second models and updates may take together; None where nothing limits them."""
+        return None if self._site.limit is None else self._site.limit.per_second
 
     # --- a person's word ---------------------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 from wardround.runtime.regular_file import open_regular
+from wardround.runtime.store.download import download, part_of
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError, ObjectStore
-from wardround.runtime.store.transfer import download
 from wardround.site_agent.hand import TaskEndsError
 from wardround.site_agent.outbound import regular_file
 from wardround_messages.base import canonical_json
@@ -60,26 +61,42 @@ def is_filled(folder: Path, job: Job) -> bool:
         return False
 
 
-async def fill(folder: Path, job: Job, model: ObjectRef | None, store: ObjectStore) -> None:
+async def fill(
+    folder: Path, job: Job, model: ObjectRef | None, store: ObjectStore, passage: Passage | None = None
+) -> None:
     """Make the folder anew, with the model, its digest checked, and then `job.json`.
+
+    What an earlier try has fetched of this model is kept and gone on from; nothing else of the folder is.
 
     Raises:
         NotFoundError, DigestMismatchError: the model is not there, or not that model; OSError: the disk.
     """
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    _clear(folder, keep=None if model is None else part_of(folder / MODEL, model.sha256))
     if job.carry is not None and not os.path.isdir(carry := folder.parent / job.carry):
         carry.mkdir(parents=True, exist_ok=True)
     if model is not None:
         bucket = bucket_of(job.experiment)
         try:
-            await download(store, bucket, model.key, size=model.size, sha256=model.sha256, to=folder / MODEL)
+            await download(
+                store, bucket, model.key, size=model.size, sha256=model.sha256, to=folder / MODEL, passage=passage
+            )
         except AccessDeniedError:  # what S3 says of an absent key to whoever may not list
             raise NotFoundError(f"{bucket}/{model.key} is not there, or not readable here") from None
     aside = folder / f"{JOB}.new"
     aside.write_bytes(canonical_json(job))
     aside.replace(folder / JOB)
+
+
+def _clear(folder: Path, *, keep: Path | None) -> None:
+    """An empty folder, but for the file to keep where it is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry == keep:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def read_result(folder: Path) -> TaskResult | None:

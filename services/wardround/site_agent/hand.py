@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
+from wardround.runtime.store.passage import Passage
 from wardround.site_agent.audit.log import Fact
 from wardround.site_agent.standstill import CODE
 from wardround_messages.commands import StartTask
@@ -38,7 +39,7 @@ def names_of(start: StartTask) -> TaskNames:
 @dataclass(slots=True)
 class Hand:
     """A task on its way from the command to the answer. `after` are the workers of lower attempts, `noted` is what
-    each line in the site's log says of the task."""
+    each line in the site's log says of the task, `passage` tells how far its model or update is while one is moved."""
 
     start: StartTask
     cancelled: str | None = None
@@ -47,6 +48,7 @@ class Hand:
     worker: asyncio.Task[None] | None = None
     begun: bool = False
     noted: dict[str, Fact] = field(default_factory=dict)
+    passage: Passage | None = None
 
     def cancel(self, reason: str) -> None:
         """End the task where it stands, unless it is answered or ending already."""

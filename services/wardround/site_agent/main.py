@@ -72,6 +72,7 @@ class AgentShell(Shell[AgentSettings]):
             scheduler=scheduler,
             catalogue=describe_with(site.scheduler.python or sys.executable),
             clock=wall_clock,
+            limit=site.transfers.at_most,
             door=Control(socket_of(site.paths.inbox)),
         )
         outside.concerns["clinic"] = lambda: agent.trouble

@@ -1,9 +1,7 @@
 """A clinic's policy: `policy.toml`, which the data owner signs off. What no rule allows is denied."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -12,21 +10,10 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from wardround.runtime.regular_file import open_regular
+from wardround.runtime.sizes import Size
 from wardround.runtime.toml_file import LARGEST, SettingsError, Table, as_table, parse_toml
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import Slug, Task
-
-UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([A-Za-z]+)")
-
-
-def parse_size(value: object) -> int:
-    """Bytes that a size such as "200 MB" stands for: kB, MB, GB are decimal, KiB, MiB, GiB binary."""
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None or match[2] not in UNITS:
-        raise ValueError(f"must be a size such as '200 MB', in one of {', '.join(UNITS)}")
-    return int(Decimal(match[1]) * UNITS[match[2]])
 
 
 def _pinned(value: object) -> object:
@@ -39,7 +26,6 @@ def _pinned(value: object) -> object:
 
 Names = Annotated[tuple[Slug, ...], Field(strict=False, min_length=1, max_length=1000)]
 Pin = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Size = Annotated[int, BeforeValidator(parse_size)]
 Glob = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._/*?-]+$")]
 
 

@@ -10,6 +10,7 @@ from wardround.runtime.http_settings import HttpSettings, usual_port
 from wardround.runtime.hub_settings import CertificatesFile, Hub, address
 from wardround.runtime.secrets import FilePath, Secret
 from wardround.runtime.service_settings import LogSettings
+from wardround.runtime.sizes import Speed
 from wardround.runtime.toml_file import SettingsError, Table, load_toml
 from wardround_messages.names import SiteId, Slug
 
@@ -71,6 +72,12 @@ def _of_a_kind(value: object) -> object:
 AnyKind = Annotated[Airflow | Local | Inline, Field(discriminator="kind"), BeforeValidator(_of_a_kind)]
 
 
+class Transfers(Table):
+    """`at_most`: bytes per second for all models and updates together, in both directions; None: as fast as it goes."""
+
+    at_most: Speed | None = None
+
+
 def _listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
@@ -102,6 +109,7 @@ class SiteSettings(Table):
     hub: Hub | None = None
     paths: Paths
     scheduler: AnyKind = Local()
+    transfers: Transfers = Transfers()
     http: Annotated[HttpSettings, usual_port(8084)] = HttpSettings(port=8084)
     log: LogSettings = LogSettings()
     datasets: dict[Slug, Dataset] = {}

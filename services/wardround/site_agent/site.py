@@ -10,6 +10,7 @@ import structlog
 
 from wardround.runtime.clock import Clock
 from wardround.runtime.store.blocking import run
+from wardround.runtime.store.limit import Limit
 from wardround.runtime.store.port import ObjectStore
 from wardround.site_agent.audit.log import AuditLog, Fact, LogUnwritableError
 from wardround.site_agent.disk import Disk
@@ -33,7 +34,8 @@ NOTHING_ALLOWED = Policy(fault=Fault(CODE, WORDS))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One clinic as its agent knows it. `say` publishes an event some time soon, or not at all."""
+    """One clinic as its agent knows it. `say` publishes an event some time soon, or not at all; `limit` is how fast
+    models and updates may be moved, None where nothing limits them."""
 
     settings: SiteSettings
     policy_path: Path
@@ -47,6 +49,7 @@ class Site:
     patience: Patience
     standstill: Standstill
     say: Callable[[FromSite], None]
+    limit: Limit | None = None
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from wardround.runtime.store.transfer import create_or_compare
 from wardround.site_agent.audit.facts import about_answer, about_trainer
 from wardround.site_agent.hand import Hand, names_of
 from wardround.site_agent.site import Site
+from wardround.site_agent.transfers import Transfers
 from wardround_messages.base import canonical_json, digest
 from wardround_messages.commands import StartTask
 from wardround_messages.events import TaskAnswered
@@ -30,8 +31,9 @@ class Submission:
         check: whether what came of a task may still leave, asked each time just before it does; raises if not.
     """
 
-    def __init__(self, site: Site, check: Callable[[StartTask], None]) -> None:
+    def __init__(self, site: Site, transfers: Transfers, check: Callable[[StartTask], None]) -> None:
         self._site = site
+        self._transfers = transfers
         self._check = check
 
     async def is_answered(self, start: StartTask) -> bool:
@@ -81,12 +83,7 @@ class Submission:
         assert update is not None  # noqa: S101 - the caller looked
         about = hand.noted | about_trainer(answer.trainer)
         await site.log("update", **about, key=update.key, size=update.size, sha256=update.sha256)
-
-        async def put() -> None:
-            self._check(hand.start)
-            await site.store.put(bucket, update.key, content)
-
-        await site.patience(put)
+        await self._transfers.send(hand, bucket, update, content, check=lambda: self._check(hand.start))
 
     async def _create_answer(self, hand: Hand, answer: Answer) -> bool:
         site, key, bucket = self._site, _answer_key(hand.start), bucket_of(hand.start.experiment)

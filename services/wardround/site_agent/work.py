@@ -31,13 +31,14 @@ from wardround.site_agent.site import Site
 from wardround.site_agent.standstill import CODE, WORDS
 from wardround.site_agent.submission import Submission
 from wardround.site_agent.training import train
+from wardround.site_agent.transfers import Transfers
 from wardround_messages.commands import StartTask
 from wardround_messages.events import TaskAccepted
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import Task, UpdateKey
 from wardround_messages.objects import Answer
 from wardround_messages.parts import Failure, ObjectRef
-from wardround_messages.task_folder import UPDATE, TaskResult
+from wardround_messages.task_folder import UPDATE, Job, TaskResult
 
 log = structlog.get_logger()
 
@@ -63,7 +64,8 @@ class Work:
     def __init__(self, site: Site, enrolment: Enrolment) -> None:
         self._site = site
         self._enrolment = enrolment
-        self._submission = Submission(site, self._check_may_leave)
+        self._transfers = Transfers(site)
+        self._submission = Submission(site, self._transfers, self._check_may_leave)
         self._slots = asyncio.Semaphore(site.settings.scheduler.slots)
 
     async def carry_out(self, hand: Hand) -> None:
@@ -137,7 +139,7 @@ class Work:
             await site.log("model", **hand.noted, key=model.key, size=model.size, sha256=model.sha256)
         try:
             await patiently(
-                lambda: site.patience(lambda: fill(folder, job, model, site.store)),
+                lambda: self._fill(hand, folder, job, model),
                 away=_not_there_yet,
                 longest=2,
                 stop=stop_after_attempt(FETCHED_AT_MOST),
@@ -149,6 +151,13 @@ class Work:
                 "failed", "fetching", "model_digest", "the model in the store is not the one that was announced"
             ) from None
         return True
+
+    async def _fill(self, hand: Hand, folder: Path, job: Job, model: ObjectRef | None) -> None:
+        store = self._site.store
+        if model is None:
+            await self._site.patience(lambda: fill(folder, job, None, store))
+        else:
+            await self._transfers.fetch(hand, model, lambda passage: fill(folder, job, model, store, passage))
 
     async def _checked(
         self, hand: Hand, manifest: Manifest, permission: Permission, result: TaskResult

@@ -154,7 +154,7 @@ def fetch(
         lambda reached: reached.fetch(experiment, wanted, out),
         hub=hub,
         insecure_lab=insecure_lab,
-        left="interrupted; no file was written",
+        left=f"interrupted; what has come is kept beside {out}, and the same command goes on from there",
     )
     if as_json:
         show_json(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from wardround.client.cli import site_consent, site_doctor, site_log
+from wardround.client.cli import site_consent, site_doctor, site_log, site_status
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.on_site import SITE_FILE, OnSite, site_settings
 from wardround.client.experiment_file import load_experiment
@@ -33,6 +33,7 @@ for word in (
     app.command(word.__name__)(word)
 app.add_typer(site_log.app, name="log")
 app.command("doctor")(site_doctor.doctor)
+app.command("status")(site_status.status)
 
 VERDICTS = {"allow": "allowed", "ask": "pending", "deny": "refused"}
 

@@ -29,6 +29,7 @@ def doctor(
     """
     from wardround.client.doctor.findings import Finding
     from wardround.client.doctor.site import SiteDoctor
+    from wardround.metrics.wording import size_text
 
     try:
         settings = _settings(site or Path(), insecure_lab=insecure_lab)
@@ -47,7 +48,9 @@ def doctor(
         finally:
             await doctor.close()
 
-    first = Finding(SITE_FILE, "ok", f"the settings of '{settings.site.site}'")
+    at_most = settings.site.transfers.at_most
+    limit = "" if at_most is None else f"; models and updates move at {size_text(at_most)}/s at most"
+    first = Finding(SITE_FILE, "ok", f"the settings of '{settings.site.site}'{limit}")
     end((first, *asyncio.run(look())), as_json=as_json)
 
 

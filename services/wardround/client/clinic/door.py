@@ -46,13 +46,27 @@ class _Said(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class TransferSaid(_Said):
+    """Bytes that have passed, of how many, and how many a second lately."""
+
+    done: int
+    of: int
+    per_second: float | None
+
+
 class TaskSaid(_Said):
+    """`transfer` is that of the task's model or update, while one is on its way."""
+
     task: str
     phase: str
+    transfer: TransferSaid | None = None
 
 
 class AgentState(_Said):
-    """What the agent does now, and what it waits for; after a stop, which tasks are over and which are not."""
+    """What the agent does now, and what it waits for; after a stop, which tasks are over and which are not.
+
+    `at_most` is how many bytes per second models and updates may take, None where nothing limits them.
+    """
 
     site: str
     version: str
@@ -61,6 +75,7 @@ class AgentState(_Said):
     trouble: str | None
     waits_for: str | None
     tasks: tuple[TaskSaid, ...]
+    at_most: int | None = None
     ended: tuple[str, ...] = ()
     still_stopping: tuple[str, ...] = ()
 

@@ -16,6 +16,7 @@ from wardround.runtime.ids import fresh_id
 from wardround.runtime.store.announcements import Announcements, Announcer
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.keys import check_bucket, check_key, check_prefix, check_range, is_bucket, is_key
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -57,13 +58,18 @@ class FolderStore:
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         await self._write(bucket, key, BytesIO(data), len(data), _link)
 
-    async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
+    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
         """Raises `OSError` where the source cannot be read."""
         if isinstance(source, bytes):
-            await self._write(bucket, key, BytesIO(source), len(source), os.replace)
+            size = len(source)
+            await self._write(bucket, key, BytesIO(source), size, os.replace)
         else:
             with source.open("rb") as file:
-                await self._write(bucket, key, file, os.fstat(file.fileno()).st_size, os.replace)
+                size = os.fstat(file.fileno()).st_size
+                await self._write(bucket, key, file, size, os.replace)
+        if passage is not None:
+            passage.begin()
+            passage.passed(size)
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         check_range(offset, length)

@@ -9,6 +9,7 @@ from pathlib import Path
 from wardround.runtime.store.announcements import Announcements, Announcer
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.keys import check_bucket, check_key, check_prefix, check_range
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import AlreadyExistsError, NotFoundError, ObjectInfo
 
 _AFTER_ALL = "\x7f"  # sorts after every character of a key
@@ -41,9 +42,13 @@ class MemoryStore:
             raise AlreadyExistsError(f"{bucket}/{key} exists")
         await self._write(bucket, key, data)
 
-    async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
+    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
         self._bucket_for(bucket, key)
-        await self._write(bucket, key, source if isinstance(source, bytes) else await _content(source))
+        data = source if isinstance(source, bytes) else await _content(source)
+        await self._write(bucket, key, data)
+        if passage is not None:
+            passage.begin()
+            passage.passed(len(data))
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         check_range(offset, length)

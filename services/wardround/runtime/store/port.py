@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from wardround.runtime.store.passage import Passage
+
 
 class StoreError(Exception):
     """Base of what a store raises."""
@@ -49,8 +51,12 @@ class ObjectStore(Protocol):
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         """Write the object if the key is free. Raises `AlreadyExistsError`: the only lock in the system."""
 
-    async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
-        """Write or replace the object; a file is streamed, never loaded whole."""
+    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
+        """Write or replace the object; a file is streamed, never loaded whole.
+
+        `passage` is told how much has passed. Over a network it is also asked how fast more may; adapters on this
+        machine tell it at the end.
+        """
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """At most `length` bytes from `offset`; fewer only where the object ends. Raises `NotFoundError`."""

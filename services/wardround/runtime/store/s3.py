@@ -9,6 +9,7 @@ from threading import Event
 from typing import ParamSpec, TypeVar
 
 from wardround.runtime.store.keys import check_bucket, check_key, check_prefix, check_range
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import ObjectInfo
 from wardround.runtime.store.s3_client import S3Client, Server
 from wardround.runtime.store.s3_probe import CreateOnlyError, prove_create_only
@@ -72,13 +73,13 @@ class S3Store:
         _check_names(bucket, key)
         await self._run(self._client.create, bucket, key, data)
 
-    async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
+    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
         """Raises `OSError` where the source cannot be read. Once cancelled, no more of a file is sent, and no object
-        appears."""
+        appears. While `passage` holds it up, a thread waits."""
         _check_names(bucket, key)
         given_up = Event()
         try:
-            await self._run(self._client.put, bucket, key, source, given_up)
+            await self._run(self._client.put, bucket, key, source, given_up, passage)
         except asyncio.CancelledError:
             given_up.set()
             raise

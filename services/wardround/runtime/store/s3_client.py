@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from operator import attrgetter
 from pathlib import Path
 from threading import Event
@@ -20,6 +21,7 @@ from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from wardround.runtime.store.keys import is_bucket, is_key
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import ObjectInfo
 from wardround.runtime.store.s3_connections import Connections
 from wardround.runtime.store.s3_errors import OURS_ALREADY, OUT_OF_RANGE, store_errors
@@ -72,14 +74,15 @@ class S3Client:
         with self._errors(bucket, key):
             self._uploader.upload(bucket, key, data, conditions=ONLY_IF_ABSENT)
 
-    def put(self, bucket: str, key: str, source: bytes | Path, given_up: Event) -> None:
+    def put(self, bucket: str, key: str, source: bytes | Path, given_up: Event, passage: Passage | None) -> None:
         """Once `given_up` is set, no more of a file is sent."""
-        if isinstance(source, bytes):
+        if isinstance(source, bytes) and passage is None:
             with self._errors(bucket, key):
                 self._uploader.upload(bucket, key, source)
             return
-        with source.open("rb", buffering=0) as file:
-            content = Source(file, os.fstat(file.fileno()).st_size, given_up)
+        with BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0) as file:
+            size = len(source) if isinstance(source, bytes) else os.fstat(file.fileno()).st_size
+            content = Source(file, key, size, given_up, passage or Passage(size))
             try:
                 with self._errors(bucket, key):
                     self._put_file(bucket, key, content)

@@ -17,6 +17,7 @@ from urllib3 import HTTPHeaderDict, PoolManager
 from urllib3.exceptions import ProtocolError
 
 from wardround.runtime.store.blocking import SMALL
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.s3_connections import ASK_FIRST, BLOCK, EarlyAnswerError
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
@@ -30,28 +31,32 @@ _XML = "application/xml"
 class Source:
     """The first `size` bytes of a file, for an upload; `failure` tells a fault of the file from one of the network.
 
-    Once `given_up` is set, nothing more is read, and the upload breaks off.
+    Once `given_up` is set, nothing more is read, and the upload breaks off. `passage` says how fast it may be read.
     """
 
-    def __init__(self, file: BinaryIO, size: int, given_up: Event) -> None:
+    def __init__(self, file: BinaryIO, name: str, size: int, given_up: Event, passage: Passage) -> None:
         self.size = size
         self.failure: OSError | None = None
         self._given_up = given_up
+        self._passage = passage
         self._file = file
+        self._name = name
         self._left = size
+        passage.begin()
 
     def read(self, most: int) -> bytes:
-        """The next bytes. Raises `OSError`, also where the file became shorter."""
+        """The next bytes, as soon as they may pass. Raises `OSError`, also where the file became shorter."""
         try:
-            if self._given_up.is_set():
-                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), self._file.name)
-            data = self._file.read(min(most, self._left))
+            data = self._file.read(self._passage.piece(min(most, self._left)))
             if not data and self._left:
-                raise OSError(f"{self._file.name} became shorter while it was sent")
+                raise OSError(f"{self._name} became shorter while it was sent")
+            if self._given_up.wait(self._passage.pause(len(data))):
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), self._name)
         except OSError as error:
             self.failure = error
             raise
         self._left -= len(data)
+        self._passage.passed(len(data))
         return data
 
     def blocks(self) -> Iterator[bytes]:

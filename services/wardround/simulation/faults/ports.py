@@ -11,6 +11,7 @@ from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
 from wardround.runtime.bus.port import BusError, Delivery, Handler, Offset, Packet, Subscription
 from wardround.runtime.store.announcements import Announcer
 from wardround.runtime.store.memory import MemoryStore
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import AlreadyExistsError, ObjectInfo
 from wardround.simulation.faults.fates import Fates
 from wardround.simulation.faults.history import Commanded, History, Written
@@ -98,8 +99,8 @@ class FaultyStore:
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         await self._process.call("store", "create", key, partial(self._create, bucket, key, data))
 
-    async def put(self, bucket: str, key: str, source: bytes | Path) -> None:
-        await self._process.call("store", "put", key, partial(self._put, bucket, key, source))
+    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
+        await self._process.call("store", "put", key, partial(self._put, bucket, key, source, passage))
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         data = await self._process.call(
@@ -137,10 +138,10 @@ class FaultyStore:
             raise
         self._record(bucket, key, data, "create", fresh=True)
 
-    async def _put(self, bucket: str, key: str, source: bytes | Path) -> None:
+    async def _put(self, bucket: str, key: str, source: bytes | Path, passage: Passage | None) -> None:
         data = source if isinstance(source, bytes) else source.read_bytes()
         fresh = key not in self._store.written_at
-        await self._store.put(bucket, key, data)
+        await self._store.put(bucket, key, data, passage=passage)
         self._record(bucket, key, data, "put", fresh=fresh)
 
     def _record(self, bucket: str, key: str, data: bytes, method: Literal["create", "put"], *, fresh: bool) -> None:

@@ -1,0 +1,178 @@
+"""Fetching an object into a file, whole and right or not at all; what a broken line has let through is kept."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from wardround.runtime.regular_file import open_regular
+from wardround.runtime.store.blocking import SMALL, run
+from wardround.runtime.store.passage import Passage
+from wardround.runtime.store.port import NotFoundError, ObjectStore, StoreUnavailableError
+from wardround.runtime.store.transfer import DigestMismatchError
+
+CHUNK = 4 * 2**20
+# Chunks begin small, and grow as long as the line is fast: one that breaks soon and often lets at least these through
+# before it does, and none takes long.
+FIRST_CHUNK = 256 * 2**10
+LEAST_CHUNK = 64 * 2**10
+GROWS_BELOW, SHRINKS_ABOVE = 1.0, 4.0  # seconds that a chunk took
+AGAIN_WITHIN = 1.0  # seconds, after a try that got on
+
+T = TypeVar("T")
+
+
+def part_of(to: Path, sha256: str) -> Path:
+    """Where the part that has come so far of the object with that digest is kept until it is whole."""
+    return to.with_name(f"{to.name}.{sha256[:16]}.part")
+
+
+async def download(
+    store: ObjectStore,
+    bucket: str,
+    key: str,
+    *,
+    size: int,
+    sha256: str,
+    to: Path,
+    passage: Passage | None = None,
+) -> None:
+    """Fetch an object into the file `to`, which appears only when size and SHA-256 are right.
+
+    What came before the store went away, or before this was cancelled or killed, is kept beside it (`part_of`), and the
+    next call with the same digest goes on from there. The digest is always taken of the whole; where a kept part turns
+    out not to fit, all of it is fetched anew, once. After any other failure nothing is left behind. An object of
+    another size is not fetched at all, nor one that the disk has no room for.
+
+    Args:
+        passage: told how far it is, and asked how fast it may go.
+
+    Raises:
+        DigestMismatchError: size or digest differ; NotFoundError, StoreUnavailableError: from the store;
+        OSError: the file cannot be written, on a full disk for one.
+    """
+    part, passage = part_of(to, sha256), passage or Passage(size)
+    try:
+        info = await store.head(bucket, key)
+        if info.size != size:
+            raise DigestMismatchError(f"{key} has {info.size} bytes where {size} were announced")
+        kept, found = await _fetch(store, bucket, key, size, part, passage)
+        if kept and found != sha256:
+            part.unlink()
+            _, found = await _fetch(store, bucket, key, size, part, passage)
+        if found != sha256:
+            raise DigestMismatchError(f"{key} has the digest {found} where {sha256} was announced")
+        os.replace(part, to)
+    except (DigestMismatchError, NotFoundError, OSError):
+        part.unlink(missing_ok=True)
+        raise
+
+
+async def keep_on(
+    attempt: Callable[[], Awaitable[T]],
+    passage: Passage,
+    *,
+    patient: Callable[[Callable[[], Awaitable[T]]], Awaitable[T]],
+) -> T:
+    """Try a transfer until it is done: at once again while each try gets on, else as `patient` waits.
+
+    So a line that breaks every minute costs a second each time, and a store that is away is not asked without pause.
+
+    Raises:
+        Exception: what `patient` gives up with.
+    """
+
+    async def try_once() -> T:
+        before = passage.moved
+        try:
+            return await attempt()
+        except StoreUnavailableError as error:
+            if passage.moved > before:
+                raise _GotOnError from error
+            raise
+
+    while True:
+        try:
+            return await patient(try_once)
+        except _GotOnError:
+            await asyncio.sleep(random.uniform(0, AGAIN_WITHIN))  # noqa: S311 - many sites may have lost one store
+
+
+class _GotOnError(Exception):
+    """The line broke after something had passed."""
+
+
+# --- one try ---------------------------------------------------------------------------------------------------------
+
+
+async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, part: Path, passage: Passage) -> tuple[int, str]:
+    """How many bytes had been kept, and the SHA-256 of them and of what was added until there were `size`."""
+    hasher, clock = hashlib.sha256(), asyncio.get_running_loop().time
+    kept = await _kept(part, size, hasher.update)
+    passage.begin(at=kept)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb") as file:
+        _check_room(file.fileno(), part, size - kept)
+        file.seek(kept)
+
+        def take(chunk: bytes) -> None:
+            hasher.update(chunk)
+            file.write(chunk)
+
+        offset, asked = kept, FIRST_CHUNK
+        taken: asyncio.Future[None] | None = None
+        try:
+            while offset < size:
+                length = passage.piece(min(asked, size - offset))
+                await asyncio.sleep(passage.pause(length))
+                begun = clock()
+                chunk = await store.read(bucket, key, offset=offset, length=length)
+                if not chunk:
+                    raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
+                offset, asked = offset + len(chunk), _next_chunk(asked, clock() - begun)
+                passage.passed(len(chunk))
+                if taken is not None:
+                    await asyncio.shield(taken)
+                # Beside the next read: the server, the digest and the disk take about as long each.
+                taken = asyncio.ensure_future(run(len(chunk) <= SMALL, take, chunk))
+            if taken is not None:
+                await asyncio.shield(taken)
+        finally:
+            if taken is not None:
+                await asyncio.wait([taken])  # the file is not to be closed under the thread that writes
+    return kept, hasher.hexdigest()
+
+
+def _next_chunk(size: int, took: float) -> int:
+    if took < GROWS_BELOW:
+        return min(2 * size, CHUNK)
+    return max(size // 2, LEAST_CHUNK) if took > SHRINKS_ABOVE else size
+
+
+async def _kept(part: Path, size: int, take: Callable[[bytes], None]) -> int:
+    """How many bytes of the object are there already, all of which `take` was given; what cannot be its is removed."""
+    try:
+        file = open_regular(part)
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        part.unlink()
+        return 0
+    with file:
+        status = os.fstat(file.fileno())
+        if status.st_size > size or status.st_nlink != 1:  # a second name would be written to as well
+            part.unlink()
+            return 0
+        while block := file.read(SMALL):
+            await run(status.st_size <= SMALL, take, block)
+        return file.tell()
+
+
+def _check_room(descriptor: int, part: Path, wanted: int) -> None:
+    """Raises `OSError` where the disk has less: rather now than when all but the end has been fetched."""
+    status = os.fstatvfs(descriptor)
+    if status.f_bavail * status.f_frsize < wanted:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))

@@ -1,0 +1,175 @@
+"""A clinic on a bad line: models that come in pieces, updates that are sent again, and what is said of both."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clinic import BUCKET, Clinic, eventually, tensors
+
+from wardround.runtime.store.memory import MemoryStore
+from wardround.runtime.store.port import StoreUnavailableError
+from wardround.simulation.faults.virtual_time import run_virtually
+from wardround_messages.events import TaskAnswered, TransferReported
+
+MODEL = tensors(weight=[float(number) for number in range(400_000)])  # 1.6 MB
+
+
+class Line(MemoryStore):
+    """Between the clinic and the hub. Lets `budget` bytes of models through, then hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models_read = 0
+        self.budget = len(MODEL) * 10
+        self.hangs = asyncio.Event()
+        self.puts: list[str] = []
+        self.lost_replies = 0
+        self.seconds_per_byte = 0.0
+
+    async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        data = await super().read(bucket, key, offset=offset, length=length)
+        if key.startswith("global/"):
+            if self.models_read + len(data) > self.budget:
+                self.hangs.set()
+                await asyncio.Event().wait()
+            self.models_read += len(data)
+            await asyncio.sleep(len(data) * self.seconds_per_byte)
+        return data
+
+    async def put(self, bucket: str, key: str, source: bytes | Path, **more: Any) -> None:
+        self.puts.append(key)
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        await asyncio.sleep(size * self.seconds_per_byte)
+        await super().put(bucket, key, source, **more)
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise StoreUnavailableError("the reply was lost")
+
+
+async def clinic_on(folder: Path) -> tuple[Clinic, Line]:
+    clinic, line = Clinic(folder), Line()
+    clinic.store, clinic.model = line, MODEL
+    await clinic.open_experiment()
+    line.puts.clear()
+    return clinic, line
+
+
+def parts(clinic: Clinic) -> list[Path]:
+    return list(clinic.settings.paths.spool.rglob("*.part"))
+
+
+async def test_an_agent_that_is_killed_while_it_fetches_goes_on_by_range(tmp_path: Path) -> None:
+    clinic, line = await clinic_on(tmp_path)
+    line.budget = len(MODEL) // 2
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await line.hangs.wait()
+    (part,) = parts(clinic)
+    kept = part.stat().st_size
+    assert 0 < kept == line.models_read
+    assert not part.with_name("model.safetensors").exists()
+    line.budget = 10 * len(MODEL)
+    async with clinic.running():
+        answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+    assert line.models_read == len(MODEL)
+    assert clinic.training.models == [MODEL]
+
+
+async def test_what_was_kept_and_rotted_is_fetched_again(tmp_path: Path) -> None:
+    clinic, line = await clinic_on(tmp_path)
+    line.budget = len(MODEL) // 2
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await line.hangs.wait()
+    (part,) = parts(clinic)
+    data = bytearray(part.read_bytes())
+    data[1000] ^= 1
+    part.write_bytes(data)
+    line.budget = 10 * len(MODEL)
+    async with clinic.running():
+        await clinic.answer(clinic.start())
+    assert clinic.training.models == [MODEL]
+    assert line.models_read == len(MODEL) + len(MODEL)
+
+
+async def test_what_was_fetched_in_part_goes_with_its_task(tmp_path: Path) -> None:
+    clinic, line = await clinic_on(tmp_path)
+    line.budget = len(MODEL) // 2
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await line.hangs.wait()
+        assert parts(clinic)
+        await clinic.hub.send(clinic.cancel(clinic.start()))
+        await clinic.answer(clinic.start())
+        await eventually(no_folder(clinic))
+
+
+def no_folder(clinic: Clinic) -> Any:
+    async def look() -> bool:
+        return not clinic.settings.paths.spool.joinpath(str(clinic.start().task_id)).exists()
+
+    return look
+
+
+async def test_an_update_that_arrived_is_not_sent_again_though_its_reply_was_lost(tmp_path: Path) -> None:
+    clinic, line = await clinic_on(tmp_path)
+    line.lost_replies = 1
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+    assert answer.update is not None
+    assert line.puts == [answer.update.key]
+    assert await line.read(BUCKET, answer.update.key) == clinic.training.update
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def reports_of(work: Coroutine[Any, Any, Clinic]) -> list[tuple[str, int, int, int | None]]:
+    clinic = run_virtually(work)
+    return [(said.phase, said.done, said.of, said.per_second) for said in clinic.of_type(TransferReported)]
+
+
+async def one_task(folder: Path, *, seconds: float, limit: int | None = None) -> Clinic:
+    """A clinic whose line takes so many seconds for a model, and whose update is as large, when its task is done."""
+    clinic, line = await clinic_on(folder)
+    line.seconds_per_byte = seconds / len(MODEL)
+    clinic.training.update = MODEL
+    async with clinic.running(limit=limit):
+        await clinic.hub.send(clinic.offer())
+        await clinic.hub.send(clinic.start())
+        while not clinic.of_type(TaskAnswered):  # noqa: ASYNC110 - a second costs nothing
+            await asyncio.sleep(1)
+    return clinic
+
+
+def test_a_transfer_of_a_few_seconds_is_not_worth_a_message(tmp_path: Path) -> None:
+    assert reports_of(one_task(tmp_path, seconds=4)) == []
+
+
+def test_a_long_transfer_says_every_few_seconds_how_far_it_is_and_that_it_is_through(tmp_path: Path) -> None:
+    said = reports_of(one_task(tmp_path, seconds=24))
+    fetching = [(done, of, per_second) for phase, done, of, per_second in said if phase == "fetching"]
+    assert [of for _, of, _ in fetching] == [len(MODEL)] * 5
+    done = [done for done, _, _ in fetching]
+    assert done == sorted(set(done))
+    assert done[-1] == len(MODEL)
+    assert all(per_second == pytest.approx(len(MODEL) / 24, rel=0.35) for _, _, per_second in fetching)
+    assert [(phase, done) for phase, done, _, _ in said[-5:]] == [("submitting", 0)] * 4 + [("submitting", len(MODEL))]
+
+
+def test_an_hour_on_a_slow_line_takes_few_messages(tmp_path: Path) -> None:
+    assert 100 < len(reports_of(one_task(tmp_path, seconds=3600))) < 2 * 250
+
+
+def test_a_clinics_limit_holds_for_what_it_fetches(tmp_path: Path) -> None:
+    said = reports_of(one_task(tmp_path, seconds=0, limit=100_000))
+    assert len(said) == 4  # 16 s
+    assert said[1][3] == pytest.approx(100_000, rel=0.1)
