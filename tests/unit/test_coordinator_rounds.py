@@ -6,7 +6,6 @@ import pytest
 from course import Course, manifest_of, model_ref, only
 
 from wardround.coordinator.decide import next_moment
-from wardround.coordinator.plan import sampled
 from wardround_messages import journal as facts
 from wardround_messages.commands import ReadmitSite, ResumeExperiment
 from wardround_messages.manifest import Best, Brought, CommonTest, Evaluation, ModelPlan
@@ -445,13 +444,3 @@ def test_a_check_asks_all_sites_once_and_finishes() -> None:
     course.answer("clinic-3")
     assert course.known.phase == "finished"
     assert course.known.models == ()
-
-
-def test_sampling_is_drawn_by_the_seed_and_changes_from_round_to_round() -> None:
-    course = Course(manifest_of(sites=10, sample="30%", quorum=2, count=5))
-    course.enrol()
-    everyone = list(course.known.sites)
-    draws = [sampled(course.known, round_, everyone) for round_ in range(1, 20)]
-    assert {len(draw) for draw in draws} == {3}
-    assert len({tuple(draw) for draw in draws}) > 5
-    assert draws == [sampled(course.known, round_, everyone) for round_ in range(1, 20)]
