@@ -57,6 +57,7 @@ def _state(site: SiteView, view: ExperimentView, now: datetime, *, wide: bool) -
             text.append_text(progress_cell(site, view.epochs, wide=wide))
         case "queued" if site.since is not None:
             text.append(f" {span_text((now - site.since).total_seconds())}")
+            text.append(f": {site.detail}" if site.detail else "")
         case "answered" if site.seconds is not None:
             text.append(f" in {duration_text(site.seconds)}")
         case "done":

@@ -33,6 +33,11 @@ def step_text(step: StepName) -> str:
             return "check"
 
 
+def readmission(experiment: str, site: str) -> str:
+    """The command that has a site asked again."""
+    return f"wardround readmit {experiment} {site}"
+
+
 def entry_line(history: History, entry: Entry) -> Line | None:
     """What a journal entry says, given the history that ends with it; None for what nobody needs to read."""
     text = _text(history, entry)
@@ -92,7 +97,8 @@ def _text(history: History, entry: Entry) -> str | None:
         case facts.AnswersLate() as fact:
             return f"not used: {_some([_late_text(late) for late in fact.answers])}"
         case facts.SiteSetAside() as fact:
-            return f"{fact.site} set aside ({fact.code}); to ask it again: readmit it"
+            why, again = fact.code.replace("_", " "), readmission(history.manifest.id, fact.site)
+            return f"{fact.site} set aside: {why}. To ask it again: {again}"
         case facts.SiteReadmitted() as fact:
             return f"{fact.site} readmitted"
     return None

@@ -26,8 +26,9 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 class TaskLive:
     """A site's task as far as was heard.
 
-    `since` is when its phase was first heard of, `begun` when its training was triggered. `measured` are metrics of
-    the model it was given, reported without a step; `trained` those of the training.
+    `since` is when its phase was first heard of, `begun` when its training was triggered. While it waits for a slot,
+    `before` is how many others come first. `measured` are metrics of the model it was given, reported without a step;
+    `trained` those of the training.
     """
 
     round: int
@@ -36,6 +37,7 @@ class TaskLive:
     phase: Phase
     since: datetime
     begun: datetime | None = None
+    before: int | None = None
     progress: Progress | None = None
     measured: Mapping[str, float | None] = field(default_factory=dict)
     trained: Mapping[str, float | None] = field(default_factory=dict)
@@ -91,8 +93,19 @@ def in_hand(tasks: Tasks, seen: SiteSeen, experiment: str, at: datetime) -> Task
     for hand in seen.tasks:
         task = _newest(tasks, seen.site, hand, at) if hand.experiment == experiment else None
         if task is not None and task.ended is None:
-            tasks = {**tasks, seen.site: _in_phase(task, hand.phase, at)}
+            changed = replace(_in_phase(task, hand.phase, at), before=_before(hand, seen))
+            tasks = {**tasks, seen.site: changed}
     return tasks
+
+
+def _before(hand: TaskInHand, seen: SiteSeen) -> int | None:
+    """How many come first in the line for a slot; None where the task has one, or is not that far.
+
+    A site lists its tasks in the order of their turns.
+    """
+    in_turn = [other for other in seen.tasks if other.phase in ("queued", "training")]
+    place = in_turn.index(hand) - seen.slots if hand.phase == "queued" else -1
+    return place if place >= 0 else None
 
 
 def _newest(tasks: Tasks, site: str, named: OfTask | TaskInHand, at: datetime) -> TaskLive | None:
