@@ -151,7 +151,7 @@ def _model(view: ExperimentView, model: ModelView) -> list[str]:
         segments.append(f"mean over {model.measured_by} of {len(view.sites)} clinics")
     elif view.best is not None:
         segments.append(f"best {view.best.metric} {view.best.value:.3f}, model {view.best.round}")
-    return segments
+    return [*segments, *([f"began with {view.origin}"] if view.origin else [])]
 
 
 def _logged(at: datetime, text: str, now: datetime, width: int) -> Text:

@@ -22,6 +22,7 @@ from wardround_messages.parts import UNANSWERED, WITHDRAWN, LateAnswer, Member, 
 
 LATE_AT_ONCE = 1000
 KEPT_ROUNDS = 2
+REASONS_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +163,26 @@ def _open_step(state: State, step: Step, observed: Observed, now: datetime) -> l
             return [Proposed(_closed(state, step, count, observed.answers, missed_why, quorum_met=False))]
         if step.task is Task.INITIALISE:
             return _ask_another(state, step, count, observed.answers)
-        reason = f"{len(count.done)} of {step.quorum} sites done in round {step.round}"
+        reason = f"{len(count.done)} of {step.quorum} sites done in round {step.round}{_why_not(count)}"
         return on_missed(state, f"quorum_{missed_why}", reason)
     if step.quorum_since is None and len(count.done) >= step.quorum:
         done = tuple(standing.site for standing in count.done)
         return [Proposed(facts.QuorumReached(round=step.round, task=step.task, done=done))]
     return []
+
+
+def _why_not(count: Tally) -> str:
+    """The codes of those who failed or refused, the first three sites of each by name."""
+    sites: dict[str, list[str]] = {}
+    for standing in count.standings:
+        if standing.status in ("failed", "refused"):
+            sites.setdefault(standing.why or standing.status, []).append(standing.site)
+    told = (f"{why} at {_some(names)}" for why, names in list(sites.items())[:REASONS_TOLD])
+    return "".join(f"; {each}" for each in told)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _ask_another(state: State, step: Step, count: Tally, answers: Answers) -> list[Proposed]:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from wardround.metrics.figures import best_model
 from wardround.metrics.history import History, Round, Standing, Step, StepName, describes
-from wardround.metrics.lines import Line
+from wardround.metrics.lines import Line, origin_text
 from wardround.metrics.live import TaskLive, Tasks
 from wardround.metrics.view import ExperimentView, Metrics, ModelView, SiteState, SiteView, StepView
 from wardround_messages.figures import Figures, SiteFigures
@@ -57,6 +57,7 @@ def view_of(
         evaluated=_received(history, Task.EVALUATE),
         tested=_received(history, Task.TEST),
         log=log,
+        origin=origin_text(manifest.model.initial),
     )
 
 

@@ -45,9 +45,10 @@ log = structlog.get_logger()
 
 FETCHED_AT_MOST = 4  # tries before a model counts as missing
 
-# What is wrong with the clinic's own data does not mend by asking again.
+# What is wrong with the clinic's own data, or with the model for the trainer, does not mend by asking again.
 REFUSALS = frozenset(
     {
+        "model_unsuitable",
         "too_few_cases",
         "case_unreadable",
         "link_out_of_folder",
