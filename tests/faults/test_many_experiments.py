@@ -29,8 +29,13 @@ class Trainings(Calm):
         return Course(SECONDS)
 
 
-def run(experiments: int, plan: Plan = PLAN) -> History:
-    """All of them, started in the same moment, until each has finished."""
+def run(experiments: int, plan: Plan = PLAN, *, restarted: str | None = None) -> History:
+    """All of them, started in the same moment, until each has finished; a service is killed again and again."""
+
+    async def kill_now_and_then(world: World, name: str) -> None:
+        while True:
+            await asyncio.sleep(3.7 * SECONDS)
+            await world.restart(name)
 
     async def main() -> History:
         world = World(plan, clinics, place.folder, Trainings())
@@ -41,6 +46,8 @@ def run(experiments: int, plan: Plan = PLAN) -> History:
             for number in range(1, experiments + 1):
                 manifest = plan.manifest.model_copy(update={"id": f"experiment-{number:02}"})
                 await messenger.send(StartExperiment(manifest=manifest))
+            if restarted is not None:
+                world.soon(kill_now_and_then(world, restarted))
             async with asyncio.timeout(100 * SECONDS * experiments):
                 while len(finished(world.history)) < experiments:  # noqa: ASYNC110 - told by the store
                     await asyncio.sleep(1.0)
@@ -100,3 +107,19 @@ def test_together_they_take_no_longer_than_their_trainings_one_after_another(six
     trainings = turns(six, "clinic-1")
     took = (trainings[-1].ended or 0.0) - trainings[0].began
     assert took <= 1.1 * SECONDS * len(trainings)
+
+
+@pytest.fixture(scope="module")
+def restarted() -> History:
+    return run(6, restarted="clinic-1")
+
+
+def test_an_agent_that_is_restarted_goes_on_with_the_turns_there_were(restarted: History) -> None:
+    assert sum(line.who == "clinic-1" and line.what == "started" for line in restarted.lines) > 5
+    served = turns(restarted, "clinic-1")
+    assert Counter(map(experiment_of, served)) == {f"experiment-{number:02}": 4 for number in range(1, 7)}
+    assert {training.how for training in served} == {"done"}
+    done: Counter[str] = Counter({f"experiment-{number:02}": 0 for number in range(1, 7)})
+    for training in served:
+        done[experiment_of(training)] += 1
+        assert max(done.values()) - min(done.values()) <= 2

@@ -130,10 +130,11 @@ class Inbox(ConsentsKept):
         return tuple(StartTask.model_validate_json(body) for (body,) in rows)
 
     def experiments_served(self) -> tuple[str, ...]:
-        """The experiments that tasks were trained for, the one whose latest came last at the end."""
+        """All experiments with tasks: first those that none was trained for, as they came, then the others, the one
+        whose latest training was of the task that came last at the end."""
         rows = self._database.execute(
-            "SELECT experiment FROM tasks LEFT JOIN messages ON messages.id = 'start.' || tasks.id"
-            " WHERE trainings > 0 GROUP BY experiment ORDER BY max(at), experiment"
+            "SELECT experiment FROM tasks LEFT JOIN messages ON messages.id = 'start.' || tasks.id GROUP BY experiment"
+            " ORDER BY max(CASE WHEN trainings > 0 THEN at END) NULLS FIRST, min(at), experiment"
         ).fetchall()
         return tuple(experiment for (experiment,) in rows)
 

@@ -23,7 +23,7 @@ class Turn:
 
 
 class Slots:
-    """`count` turns at a time. `served` names the experiments that were served before, the latest last."""
+    """`count` turns at a time. `served` names experiments in the order in which they were served, the latest last."""
 
     def __init__(self, count: int, served: Iterable[str] = ()) -> None:
         self._count = count
