@@ -1,6 +1,7 @@
 """Many experiments at once, at clinics that train one task at a time: in virtual time."""
 
 import asyncio
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 SECONDS = 10.0  # a training takes
 PLAN = Plan(sites=2, rounds=4, deadline=600)
+SHORT = Plan(sites=2, rounds=1, deadline=600)
 
 
 class Trainings(Calm):
@@ -123,3 +125,16 @@ def test_an_agent_that_is_restarted_goes_on_with_the_turns_there_were(restarted:
     for training in served:
         done[experiment_of(training)] += 1
         assert max(done.values()) - min(done.values()) <= 2
+
+
+def test_ten_at_once_cost_hardly_more_than_ten_one_after_another() -> None:
+    run(1, SHORT)  # what is done once in a process
+    alone, together = seconds_of_work(1), seconds_of_work(10)
+    assert together <= 2 * 10 * alone
+
+
+def seconds_of_work(experiments: int) -> float:
+    """The processor's time for all services."""
+    since = time.process_time()
+    run(experiments, SHORT)
+    return time.process_time() - since
