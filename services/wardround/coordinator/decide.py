@@ -23,6 +23,7 @@ from wardround_messages.parts import UNANSWERED, WITHDRAWN, LateAnswer, Member, 
 LATE_AT_ONCE = 1000
 KEPT_ROUNDS = 2
 REASONS_TOLD = 3
+REASON_AT_MOST = 400  # characters of a text in an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ def _open_step(state: State, step: Step, observed: Observed, now: datetime) -> l
         if step.task is Task.INITIALISE:
             return _ask_another(state, step, count, observed.answers)
         reason = f"{len(count.done)} of {step.quorum} sites done in round {step.round}{_why_not(count)}"
-        return on_missed(state, f"quorum_{missed_why}", reason)
+        return on_missed(state, f"quorum_{missed_why}", reason[:REASON_AT_MOST])
     if step.quorum_since is None and len(count.done) >= step.quorum:
         done = tuple(standing.site for standing in count.done)
         return [Proposed(facts.QuorumReached(round=step.round, task=step.task, done=done))]
