@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from wardround.coordinator.plan import consent_closes, eligible, next_step
 from wardround.coordinator.proposed import Proposed, on_missed
 from wardround.coordinator.state import MISSES_UNTIL_SET_ASIDE, Closing, State, Step
-from wardround.coordinator.steps import Answers, Tally, closing_reason, judge, missed, tally
+from wardround.coordinator.steps import Answers, Tally, closing_reason, judge, missed, tally, why_not_done
 from wardround_messages import journal as facts
 from wardround_messages.base import MetricValues
 from wardround_messages.journal import Fact
@@ -22,7 +22,6 @@ from wardround_messages.parts import UNANSWERED, WITHDRAWN, LateAnswer, Member, 
 
 LATE_AT_ONCE = 1000
 KEPT_ROUNDS = 2
-REASONS_TOLD = 3
 REASON_AT_MOST = 400  # characters of a text in an entry
 
 
@@ -164,26 +163,12 @@ def _open_step(state: State, step: Step, observed: Observed, now: datetime) -> l
             return [Proposed(_closed(state, step, count, observed.answers, missed_why, quorum_met=False))]
         if step.task is Task.INITIALISE:
             return _ask_another(state, step, count, observed.answers)
-        reason = f"{len(count.done)} of {step.quorum} sites done in round {step.round}{_why_not(count)}"
+        reason = f"{len(count.done)} of {step.quorum} sites done in round {step.round}{why_not_done(count)}"
         return on_missed(state, f"quorum_{missed_why}", reason[:REASON_AT_MOST])
     if step.quorum_since is None and len(count.done) >= step.quorum:
         done = tuple(standing.site for standing in count.done)
         return [Proposed(facts.QuorumReached(round=step.round, task=step.task, done=done))]
     return []
-
-
-def _why_not(count: Tally) -> str:
-    """The codes of those who failed or refused, the first three sites of each by name."""
-    sites: dict[str, list[str]] = {}
-    for standing in count.standings:
-        if standing.status in ("failed", "refused"):
-            sites.setdefault(standing.why or standing.status, []).append(standing.site)
-    told = (f"{why} at {_some(names)}" for why, names in list(sites.items())[:REASONS_TOLD])
-    return "".join(f"; {each}" for each in told)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _ask_another(state: State, step: Step, count: Tally, answers: Answers) -> list[Proposed]:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from wardround.coordinator.proposed import Proposed, on_missed
 from wardround.coordinator.state import State
+from wardround.coordinator.steps import some_of
 from wardround_messages import journal as facts
 from wardround_messages.manifest import share_of
 from wardround_messages.names import Task
@@ -106,10 +107,9 @@ def _open_training(state: State, round_: int) -> list[Proposed]:
 
 
 def _set_aside(state: State) -> str:
-    """Who could be asked were it readmitted, at most three by name."""
+    """Who could be asked were it readmitted."""
     names = [name for name, site in state.sites.items() if site.granted and site.set_aside]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"; set aside until readmitted: {', '.join(names[:3])}{more}" if names else ""
+    return f"; set aside until readmitted: {some_of(names)}" if names else ""
 
 
 def _open_evaluation(state: State) -> list[Proposed]:
