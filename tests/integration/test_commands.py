@@ -98,8 +98,9 @@ def test_what_no_clinic_allows_stands_paused_with_the_reason(stack: Stack) -> No
 
 def test_a_forked_experiment_begins_with_the_model_of_another(stack: Stack) -> None:
     stack.cli("start", EXAMPLE, "--id", "first", *SMALL, "--wait")
-    stack.cli("start", EXAMPLE, "--id", "fork", *SMALL, "--set", "model.initial=experiment:first@2", "--wait")
+    stack.cli("start", EXAMPLE, "--id", "fork", *SMALL, "--from", "first@last", "--wait")
     first = json.loads(stack.cli("status", "first", "--json"))
     fork = json.loads(stack.cli("status", "fork", "--json"))
     assert fork["phase"] == "finished"
+    assert fork["origin"] == f"model 3 of first · {first['model']['sha256'][:8]}"
     assert fork["model"]["sha256"] != first["model"]["sha256"]

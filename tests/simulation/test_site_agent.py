@@ -32,7 +32,7 @@ from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround_messages.base import canonical_bytes, canonical_json, digest
 from wardround_messages.events import MetricsReported, Progress, SiteSeen, TaskAccepted, TaskAnswered, TaskStarted
 from wardround_messages.manifest import Cohort
-from wardround_messages.names import AnswerKey, Task, UpdateKey, site_queue
+from wardround_messages.names import AnswerKey, Task, UpdateKey, parse_task_id, site_queue
 from wardround_messages.parts import Measured, ObjectRef, Trainer
 
 
@@ -750,6 +750,39 @@ async def test_a_site_is_seen_again_and_again_with_its_tasks_in_hand(
         assert clinic.of_type(SiteSeen)[-1].free == 0
         await clinic.hub.send(clinic.cancel(clinic.start()))
         await clinic.answer(clinic.start())
+
+
+async def test_tasks_are_listed_in_the_order_of_their_turns_and_only_as_many_as_slots_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duty, "SEEN_EVERY", 0.01)
+    clinic = Clinic(tmp_path, threads=True)
+    await clinic.open_experiment()
+    clinic.training.before = until_cancelled
+    tasks = [clinic.start(task=task) for task in (Task.TRAIN, Task.EVALUATE, Task.TEST)]
+
+    async def seen_waiting() -> bool:
+        seen = [(hand.task, hand.phase) for hand in clinic.of_type(SiteSeen)[-1].tasks]
+        return seen == [(Task.TRAIN, "training"), (Task.EVALUATE, "queued"), (Task.TEST, "queued")]
+
+    async with clinic.running():
+        await clinic.enrol()
+        for number, start in enumerate(tasks):
+            await clinic.hub.send(start)
+            await eventually(lambda of=number: in_hand(clinic, of + 1))  # type: ignore[misc]
+        await eventually(seen_waiting)
+        await clinic.hub.send(clinic.cancel(tasks[1]))  # it leaves the line, and the next moves up
+        assert (await clinic.answer(tasks[1])).outcome == "cancelled"
+        clinic.training.before = lambda folder, cancelled: None
+        await clinic.hub.send(clinic.cancel(tasks[0]))
+        assert (await clinic.answer(tasks[2])).outcome == "done"
+    assert [parse_task_id(name).task for name in clinic.training.trained] == [Task.TRAIN, Task.TEST]
+
+
+async def in_hand(clinic: Clinic, waiting_or_training: int) -> bool:
+    """Whether so many tasks have a slot or wait for one."""
+    tasks = clinic.of_type(SiteSeen)[-1].tasks
+    return sum(hand.phase in ("queued", "training") for hand in tasks) == waiting_or_training
 
 
 async def test_a_site_is_seen_again_after_a_reconnection(clinic: Clinic) -> None:

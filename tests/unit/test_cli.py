@@ -95,6 +95,31 @@ def test_a_fork_starts_from_an_earlier_runs_model(wardround) -> None:  # type: i
     assert "no model 2 of 'gone'" in err
 
 
+def test_a_run_begins_with_the_last_model_of_an_earlier_one(wardround, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert wardround("simulate", str(EXAMPLE), "--no-pooled", *QUICK)[0] == 0
+    again = ("simulate", str(EXAMPLE), "--no-pooled", "--id", "next", "--json", *QUICK)
+    code, out, err = wardround(*again, "--from", "breast-cancer@last")
+    assert (code, err) == (0, "")
+    assert "it begins with model 2 of breast-cancer" in out
+    first = (tmp_path / "runs" / "breast-cancer" / "model.safetensors").read_bytes()
+    (begun_with,) = (tmp_path / "runs" / "next" / "hub" / "wr-next" / "global" / "r000000").glob("*.safetensors")
+    assert begun_with.read_bytes() == first
+    assert wardround(*again, "--from", "breast-cancer@2")[0] == 0  # the same model, so the same experiment
+    code, _, err = wardround(*again, "--from", "breast-cancer@9")
+    assert (code, "--from: there is no model 9 of 'breast-cancer': the latest is 2" in err) == (2, True)
+    code, _, err = wardround(*again, "--from", "gone@2")
+    assert (code, "no model 2 of 'gone'" in err) == (2, True)
+    assert not (tmp_path / "runs" / "gone").exists()
+
+
+def test_a_model_that_does_not_fit_the_trainer_ends_in_round_1_with_the_reason(wardround) -> None:  # type: ignore[no-untyped-def]
+    assert wardround("simulate", str(EXAMPLE), "--no-pooled", *QUICK)[0] == 0
+    other = ("--id", "other", "--set", "training.parameters.hidden=8", "--from", "breast-cancer@2")
+    code, _, err = wardround("simulate", str(EXAMPLE), "--no-pooled", *QUICK, *other)
+    assert code == 1
+    assert "other is paused (quorum_out_of_reach: 0 of 2 sites done in round 1; model_unsuitable at clinic-" in err
+
+
 def test_parameters_that_the_trainer_does_not_take_are_refused_before_any_round(wardround) -> None:  # type: ignore[no-untyped-def]
     code, _, err = wardround("simulate", str(EXAMPLE), "--set", "training.parameters.learning_rate=-1", *QUICK)
     assert code == 3

@@ -170,6 +170,33 @@ def test_a_fork_and_a_brought_model_are_found(world: World, wardround: Callable[
     assert (code, err) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("origin", "told"),
+    [
+        ("gone@2", "--from: there is no experiment 'gone'"),
+        ("brain-tumour@9", "--from: there is no model 9 of 'brain-tumour': the latest is"),
+        ("brain-tumour@1", "was deleted: model.keep is"),
+    ],
+)
+def test_start_from_a_model_that_is_not_there_is_refused_at_once(
+    world: World, wardround: Callable[..., Ran], origin: str, told: str
+) -> None:
+    world.has(finished())
+    code, _, err = wardround("start", "brain-tumour.toml", "--id", "next", "--from", origin)
+    assert (code, told in err) == (3, True)
+
+
+def test_start_from_a_model_whose_bytes_are_others_is_refused_by_the_hub(
+    world: World, wardround: Callable[..., Ran]
+) -> None:
+    world.has(finished())
+    lay_model(world, "brain-tumour", 1)
+    code, _, err = wardround("start", "brain-tumour.toml", "--id", "next", "--from", "brain-tumour@1")
+    assert (code, "model_missing" in err) == (3, True)
+    code, _, err = wardround("start", "brain-tumour.toml", "--from", "brain-tumour@1")
+    assert (code, "cannot begin with a model of its own" in err) == (2, True)
+
+
 def test_an_experiment_is_paused_resumed_extended_and_aborted(wardround: Callable[..., Ran]) -> None:
     wardround("start", "brain-tumour.toml")
     code, out, _ = wardround("pause", "brain-tumour", "--reason", "new scanner")

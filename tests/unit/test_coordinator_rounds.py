@@ -6,12 +6,11 @@ import pytest
 from course import Course, manifest_of, model_ref, only
 
 from wardround.coordinator.decide import next_moment
-from wardround.coordinator.plan import sampled
 from wardround_messages import journal as facts
 from wardround_messages.commands import ReadmitSite, ResumeExperiment
-from wardround_messages.manifest import Best, Brought, CommonTest, Evaluation, ModelPlan
+from wardround_messages.manifest import Best, Brought, Cohort, CommonTest, Evaluation, ModelPlan
 from wardround_messages.names import Task
-from wardround_messages.parts import LeftOut, Measured
+from wardround_messages.parts import Failure, LeftOut, Measured
 
 
 def test_an_experiment_runs_from_enrolment_to_its_last_model() -> None:
@@ -312,6 +311,64 @@ def test_three_misses_in_a_row_set_a_site_aside_until_it_is_readmitted() -> None
     assert [task.site for task in course.asked()] == ["clinic-1", "clinic-2", "clinic-3"]
 
 
+def test_an_answer_that_counts_starts_the_counting_of_misses_anew() -> None:
+    course = Course(manifest_of(count=6))
+    course.to_training()
+    for outcome in ("refused", "refused", "done", "refused", "refused"):
+        course.answer("clinic-1")
+        course.answer("clinic-2")
+        course.answer("clinic-3", outcome)
+        course.aggregate()
+    assert course.known.sites["clinic-3"].misses == 2
+    assert "SiteSetAside" not in course.kinds()
+
+
+def test_steps_that_measure_count_as_well_and_steps_that_did_not_ask_do_not() -> None:
+    test = CommonTest(site="clinic-1", dataset="counting-test")
+    course = Course(manifest_of(count=1, evaluation=Evaluation(final=True, test=test)))
+    course.to_training()
+    course.answer("clinic-1")
+    course.answer("clinic-2")
+    course.answer("clinic-3", "refused")
+    course.aggregate()  # the evaluation opens
+    for site, outcome in (("clinic-1", "done"), ("clinic-2", "done"), ("clinic-3", "refused")):
+        course.answer(site, outcome)
+    course.answer("clinic-1")  # the common test
+    assert course.known.phase == "finished"
+    assert {name: site.misses for name, site in course.known.sites.items()} == {
+        "clinic-1": 0,
+        "clinic-2": 0,
+        "clinic-3": 2,
+    }
+
+
+def test_a_missed_quorum_names_who_failed_and_why() -> None:
+    course = Course(manifest_of(sites=5, quorum="all"))
+    course.to_training()
+    unsuitable = Failure(phase="load", code="model_unsuitable")
+    written = course.answer("clinic-1", "refused", failure=unsuitable)
+    assert only(written, facts.ExperimentPaused).reason == "0 of 5 sites done in round 1; model_unsuitable at clinic-1"
+    resumed = course.order(ResumeExperiment(experiment="glioma-1"))
+    assert isinstance(resumed, list)
+    for site in ("clinic-1", "clinic-2", "clinic-3", "clinic-4"):
+        attempt = next(task.attempt for task in course.asked() if task.site == site)
+        course.answer(site, "refused", attempt=attempt, failure=unsuitable, settle=False)
+    reason = only(course.settle(), facts.ExperimentPaused).reason
+    assert reason.endswith("; model_unsuitable at clinic-1, clinic-2, clinic-3 and 1 more")
+
+
+def test_however_many_fail_for_whatever_reasons_the_entry_has_room_for_what_is_told() -> None:
+    sites = tuple(f"clinic-of-long-name-{number:04}" for number in range(12))
+    course = Course(manifest_of().model_copy(update={"cohort": Cohort(sites=sites)}))
+    course.to_training()
+    for number, site in enumerate(sites):
+        code = f"{'x' * 37}_{number // 4}"
+        course.answer(site, "refused", failure=Failure(phase="load", code=code), settle=False)
+    reason = only(course.settle(), facts.ExperimentPaused).reason
+    assert reason.startswith("0 of 12 sites done in round 1; xxx")
+    assert len(reason) == 400
+
+
 def test_a_site_whose_update_is_left_out_three_times_is_set_aside() -> None:
     course = Course(manifest_of(count=6))
     course.to_training()
@@ -445,13 +502,3 @@ def test_a_check_asks_all_sites_once_and_finishes() -> None:
     course.answer("clinic-3")
     assert course.known.phase == "finished"
     assert course.known.models == ()
-
-
-def test_sampling_is_drawn_by_the_seed_and_changes_from_round_to_round() -> None:
-    course = Course(manifest_of(sites=10, sample="30%", quorum=2, count=5))
-    course.enrol()
-    everyone = list(course.known.sites)
-    draws = [sampled(course.known, round_, everyone) for round_ in range(1, 20)]
-    assert {len(draw) for draw in draws} == {3}
-    assert len({tuple(draw) for draw in draws}) > 5
-    assert draws == [sampled(course.known, round_, everyone) for round_ in range(1, 20)]

@@ -9,6 +9,7 @@ import pytest
 
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.experiment_file import load_experiment, read_experiment
+from wardround.client.models import GlobalModel, Which
 from wardround.runtime.store.transfer import file_digest
 from wardround.runtime.toml_file import bounded_toml
 from wardround_messages.manifest import Brought, Forked
@@ -92,10 +93,16 @@ def test_a_brought_model_is_named_by_its_digest(file: Path) -> None:
     assert read_experiment(file, overrides=['model.initial="trainer"']).brought is None
 
 
+def found(experiment: str, which: Which) -> GlobalModel:
+    """Finds any model; the last is that of round 12, the best that of round 10."""
+    round_ = {"last": 12, "best": 10}.get(str(which), which)
+    return GlobalModel(experiment, int(round_), "key", 9, "a" * 64)
+
+
 def test_a_fork_is_named_by_experiment_round_and_digest(file: Path) -> None:
-    file.write_text(GOOD.replace('"trainer"', '"experiment:brain-tumour@7"', 1))
-    manifest = load_experiment(file, find_fork=lambda _, __: (9, "a" * 64))
-    assert manifest.model.initial == Forked(experiment="brain-tumour", round=7, size=9, sha256="a" * 64)
+    file.write_text(GOOD.replace('"trainer"', '"experiment:older@7"', 1))
+    manifest = load_experiment(file, find_fork=found)
+    assert manifest.model.initial == Forked(experiment="older", round=7, size=9, sha256="a" * 64)
 
 
 BAD = [
@@ -235,3 +242,30 @@ def test_a_long_word_is_read_in_no_time() -> None:
     with pytest.raises(ValueError, match="more than"):
         bounded_toml(b"a." * 40 + b"a = 1")
     assert time.monotonic() - begun < 2
+
+
+# --- begun with another experiment's model ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("which", "round_"), [("7", 7), ("0", 0), ("last", 12), ("best", 10)])
+@pytest.mark.parametrize("written", ["trainer", "file:gone.safetensors", "experiment:older@3"])
+def test_another_experiments_model_stands_in_for_the_files(file: Path, which: str, round_: int, written: str) -> None:
+    file.write_text(GOOD.replace('"trainer"', f'"{written}"', 1))
+    read = read_experiment(file, id="next", find_fork=found, begin_with=f"brain-tumour@{which}")
+    assert read.manifest.model.initial == Forked(experiment="brain-tumour", round=round_, size=9, sha256="a" * 64)
+    assert read.brought is None
+
+
+@pytest.mark.parametrize(
+    "text", ["brain-tumour", "brain-tumour@", "brain-tumour@-1", "brain-tumour@1234567", "A@1", "@7"]
+)
+def test_what_names_no_model_is_told(file: Path, text: str) -> None:
+    with pytest.raises(CommandError, match=r"--from .*: must be EXPERIMENT@ROUND, such as brain-tumour@7"):
+        read_experiment(file, id="next", find_fork=found, begin_with=text)
+
+
+def test_no_experiment_begins_with_a_model_of_its_own(file: Path) -> None:
+    file.write_text(GOOD)
+    own = load_experiment(file).id
+    with pytest.raises(CommandError, match=rf"--from: '{own}' cannot begin with a model of its own; .* --id"):
+        read_experiment(file, find_fork=found, begin_with=f"{own}@7")

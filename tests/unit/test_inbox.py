@@ -202,6 +202,22 @@ def test_the_first_reason_of_a_cancel_stands(inbox: Inbox) -> None:
     assert inbox.cancelled(start().task_id) == "step_closed"
 
 
+def test_tasks_are_taken_up_again_in_the_order_in_which_they_came(inbox: Inbox) -> None:
+    came = ("glioma-3", "glioma-1", "glioma-2")
+    for seconds, experiment in enumerate(came):
+        inbox.take(start(experiment=experiment), at=NOW + timedelta(seconds=seconds))
+    assert tuple(task.experiment for task in inbox.tasks_in_hand()) == came
+
+
+def test_it_knows_which_experiment_was_served_last(inbox: Inbox) -> None:
+    for seconds, (experiment, round_) in enumerate((("b", 1), ("a", 1), ("d", 1), ("c", 1), ("b", 2))):
+        task = start(experiment=experiment, round=round_)
+        inbox.take(task, at=NOW + timedelta(seconds=seconds))
+        if experiment in ("a", "b"):
+            inbox.count_training(task.task_id)
+    assert inbox.experiments_served() == ("d", "c", "a", "b")
+
+
 def test_tasks_in_training_come_first_after_a_restart(inbox: Inbox) -> None:
     for round_ in (1, 2, 3):
         inbox.take(start(round=round_), at=NOW)

@@ -3,7 +3,9 @@
 import asyncio
 import random
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metrics_story import SITES, START, Story, manifest, row
@@ -20,7 +22,7 @@ from wardround_messages.events import CommandRefused, EntryRecorded, SiteSeen, T
 from wardround_messages.manifest import ModelPlan
 from wardround_messages.names import AnswerKey, Task
 from wardround_messages.objects import Answer
-from wardround_messages.parts import NotCounted
+from wardround_messages.parts import LeftOut, NotCounted
 
 STORY = Story.whole(rounds=3)
 EVENTS = STORY.events
@@ -244,6 +246,31 @@ def test_a_transfer_is_shown_while_it_goes_on_and_no_longer() -> None:
     assert site_of(board, "clinic-1").moving is None
 
 
+@pytest.mark.parametrize(
+    ("slots", "before", "told"),
+    [
+        (1, ("training", "queued", "queued"), "waits for a free slot, 2 before it"),
+        (1, ("training",), "waits for a free slot, next in line"),
+        (2, ("training",), ""),  # it has a slot, and waits in the clinic's scheduler
+        (1, ("fetching", "training"), "waits for a free slot, next in line"),
+    ],
+)
+def test_a_task_that_waits_for_a_slot_shows_how_many_come_first(slots: int, before: tuple[Any, ...], told: str) -> None:
+    story, experiment = in_round_2()
+    board = Board()
+    board[story.manifest.id] = experiment
+    others = [
+        TaskInHand(experiment=f"other-{number}", round=1, task=Task.TRAIN, attempt=1, phase=phase)
+        for number, phase in enumerate(before)
+    ]
+    hand = TaskInHand(experiment=story.manifest.id, round=2, task=Task.TRAIN, attempt=1, phase="queued")
+    board.seen(SiteSeen(site="clinic-2", tasks=(*others, hand), **SEEN | {"slots": slots}), START)  # type: ignore[arg-type]
+    waiting = site_of(board[story.manifest.id], "clinic-2")
+    assert (waiting.state, waiting.detail) == ("queued", told)
+    begun = board[story.manifest.id].said(story.started(2, "clinic-2"), START)
+    assert (site_of(begun, "clinic-2").state, site_of(begun, "clinic-2").detail) == ("training", "")
+
+
 def test_a_refused_command_is_one_line_however_often_it_is_said() -> None:
     story, board = in_round_2()
     refused = CommandRefused(
@@ -348,6 +375,28 @@ def test_a_step_for_one_site_does_not_ask_the_others_and_tells_who_left() -> Non
     assert states == ["asked", "withdrawn", "set_aside"]
     story.write(facts.SiteReadmitted(site="clinic-3"))
     assert site_of(story.board(), "clinic-3").state == "not_asked"
+
+
+def test_a_site_set_aside_shows_what_it_missed_and_how_it_is_asked_again() -> None:
+    story, _ = in_round_2()
+    missed = {2: "unanswered", 3: "disk_full"}
+    for round_, why in missed.items():
+        for name in ("clinic-1", "clinic-2"):
+            story.answer(round_, Task.TRAIN, name)
+        others = (NotCounted(site="clinic-3", attempt=1, why=why),)
+        story.close(round_, members={"clinic-1": 1, "clinic-2": 1}, others=others, why="deadline")
+        story.adopt(round_)
+        story.open(round_ + 1)
+    for name in SITES:
+        story.answer(4, Task.TRAIN, name)
+    story.close(4, members=dict.fromkeys(SITES, 1))
+    story.adopt(4, left_out=(LeftOut(site="clinic-3", code="digest"),))
+    story.write(facts.SiteSetAside(site="clinic-3", code="missed_three_steps"))
+    board = story.board()
+    assert site_of(board, "clinic-3").detail == "unanswered, disk_full, digest"
+    assert board.log[-1].text == (
+        "clinic-3 set aside: missed three steps. To ask it again: wardround readmit brain-tumour clinic-3"
+    )
 
 
 async def test_without_a_metric_in_the_manifest_the_first_that_is_no_loss_is_shown() -> None:

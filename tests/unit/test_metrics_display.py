@@ -200,6 +200,21 @@ def test_a_pause_says_why_and_what_each_clinic_said() -> None:
         assert expected in text
 
 
+def test_a_clinic_set_aside_comes_with_the_command_that_asks_it_again() -> None:
+    aside = site("clinic-4", state="set_aside", detail="unanswered, unanswered, disk_full")
+    text = at_width(view(sites=(aside,)), 120)
+    assert "set aside: unanswered, unanswered, disk full" in text
+    assert "To ask it again: wardround readmit brain-tumour clinic-4 · there again: clinic-4" in text
+    away = at_width(view(sites=(replace(aside, seen=ago(3600)),)), 120)
+    assert "clinic-4 · there again" not in away
+    assert "readmit" not in at_width(view(sites=(aside,), phase="finished"), 120)
+
+
+def test_a_clinic_whose_task_waits_for_a_slot_says_how_many_come_first() -> None:
+    waits = site(state="queued", since=ago(720), detail="waits for a free slot, 2 before it")
+    assert "queued 12m: waits for a free slot, 2 before it" in at_width(view(sites=(waits,)), 120)
+
+
 def test_enrolment_shows_who_granted_and_until_when() -> None:
     text = at_width(ENROLLING, 120)
     assert "Enrolment ends 15 Mar 07:52 at the latest · 1 of 3 clinics granted, quorum 2" in text

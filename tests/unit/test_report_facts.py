@@ -22,6 +22,7 @@ from wardround.client.report.material import Compared, Material, RunRead
 from wardround.client.report.results import at_the_clinics, by_seed, common_test, resolution, spread
 from wardround.client.report.taking_part import Absence, absences, participation, shares
 from wardround.client.report.words import difference_text, metric_text, span_text
+from wardround.metrics.lines import origin_text
 from wardround_messages import journal as facts
 from wardround_messages.manifest import Brought, Forked, FromTrainer, ModelPlan, Training
 from wardround_messages.names import Task
@@ -348,6 +349,18 @@ def test_a_fork_is_written_as_a_person_writes_it() -> None:
     forked = Forked(experiment="older", round=7, size=1, sha256="0" * 64)
     told = manifest().model_copy(update={"model": ModelPlan(initial=forked)})
     assert tomllib.loads(experiment_toml(told))["model"]["initial"] == "experiment:older@7"
+
+
+@pytest.mark.parametrize(
+    ("initial", "told"),
+    [
+        (FromTrainer(), ""),
+        (Brought(size=1, sha256="0" * 64), "a model that was brought · 00000000"),
+        (Forked(experiment="older", round=7, size=1, sha256="0" * 64), "model 7 of older · 00000000"),
+    ],
+)
+def test_where_the_first_model_comes_from_is_told(initial: FromTrainer | Brought | Forked, told: str) -> None:
+    assert origin_text(initial) == told
 
 
 @pytest.mark.parametrize(

@@ -446,7 +446,8 @@ def test_sigterm_ends_a_task_within_a_second_and_without_a_result(tmp_path: Path
 
 def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, data: Path) -> None:
     model = save({"weights.000": np.zeros(250_000, np.float32)})
-    folder = fill(tmp_path / "task", Task.TRAIN, data, model=model)
+    whole = {"size_mb": 1.0, "tensors": 1}
+    folder = fill(tmp_path / "task", Task.TRAIN, data, model=model, parameters=whole)
     ended = command("run", folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     assert ended.returncode == 0
     assert code_of(result_of(folder)) == "disk_full"
@@ -518,3 +519,15 @@ def test_a_task_imports_neither_torch_nor_what_shows_things() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "wardround.training.runner" in loaded
     assert not {"torch", "typer", "rich", "sklearn", "structlog", "wardround.runtime"}.intersection(loaded)
+
+
+def test_a_first_model_with_other_tensors_is_unsuitable_and_changes_no_later_round(tmp_path: Path, data: Path) -> None:
+    model = save({"weights.000": np.zeros(3, np.float32)})
+    for round_, code in ((1, "model_unsuitable"), (2, None)):
+        folder = fill(tmp_path / f"round-{round_}", Task.TRAIN, data, model=model, round=round_)
+        assert command("run", folder).returncode == 0
+        failure = result_of(folder).failure
+        assert (None if failure is None else failure.code) == code
+    hint = result_of(tmp_path / "round-1").failure
+    assert hint is not None
+    assert "tensor 'weights.000' of the received model is float32[3]" in hint.hint

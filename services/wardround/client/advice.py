@@ -52,6 +52,7 @@ _BY_CODE: dict[str, Advice] = {
     "trainer_error": Advice("researcher", "ask the clinic for the log of the task: the trainer raised an error"),
     "metric_undeclared": _TRAINER,
     "layout_changed": _TRAINER,
+    "model_unsuitable": Advice("researcher", "the first model is not of this trainer with these training.parameters"),
     "model_unsupported": _TRAINER,
     "state_unsupported": _TRAINER,
     "optimizer_state_unsupported": _TRAINER,

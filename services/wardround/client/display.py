@@ -1,7 +1,7 @@
 """What a terminal shows of an experiment: the live picture, and the table that ends a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from wardround.client.site_cells import NOTHING, bar, site_cells
-from wardround.metrics.lines import step_text
+from wardround.metrics.lines import readmission, step_text
 from wardround.metrics.view import ExperimentView, ModelView, SiteView, StepView
 from wardround.metrics.wording import duration_text, short
 from wardround_messages.names import Task
@@ -17,6 +17,7 @@ from wardround_messages.names import Task
 WIDE = 100
 ROWS_SHOWN = 20
 LINES_SHOWN = 5
+THERE = timedelta(minutes=3)  # since an agent, which says every minute that it is there, was last heard
 
 COLOURS = {"enrolling": "cyan", "running": "cyan", "finished": "green", "failed": "red", "aborted": "yellow"}
 
@@ -36,6 +37,8 @@ def picture(
     parts += [_line(_where_it_stands(view, now), width, _colour(view)), Text(), _sites(view, now, width, rows)]
     if len(view.sites) > rows:
         parts.append(_line(_the_rest(view.sites[rows:]), width, "dim"))
+    if not view.ended and any(site.state == "set_aside" for site in view.sites):
+        parts.append(_line(_set_aside(view, now), width, "yellow"))
     parts.append(Text())
     if view.model is not None:
         parts.append(_line(_model(view, view.model), width))
@@ -148,7 +151,7 @@ def _model(view: ExperimentView, model: ModelView) -> list[str]:
         segments.append(f"mean over {model.measured_by} of {len(view.sites)} clinics")
     elif view.best is not None:
         segments.append(f"best {view.best.metric} {view.best.value:.3f}, model {view.best.round}")
-    return segments
+    return [*segments, *([f"began with {view.origin}"] if view.origin else [])]
 
 
 def _logged(at: datetime, text: str, now: datetime, width: int) -> Text:
@@ -194,6 +197,17 @@ def _the_rest(sites: Sequence[SiteView]) -> list[str]:
     states = [site.state for site in sites]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
     return [f"and {len(sites)} more clinics", ", ".join(f"{count} {_words(state)}" for state, count in counts.items())]
+
+
+def _set_aside(view: ExperimentView, now: datetime) -> list[str]:
+    """How to ask clinics set aside again, and which of them are there to be asked."""
+    aside = [site for site in view.sites if site.state == "set_aside"]
+    there = [site.site for site in aside if site.seen is not None and now - site.seen < THERE]
+    name = aside[0].site if len(aside) == 1 else "CLINIC"
+    return [
+        f"To ask it again: {readmission(view.experiment, name)}",
+        *([f"there again: {', '.join(there)}"] if there else []),
+    ]
 
 
 # --- the end -----------------------------------------------------------------------------------------------------

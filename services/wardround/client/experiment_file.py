@@ -10,22 +10,23 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from wardround.client.cli.errors import CommandError
+from wardround.client.models import GlobalModel, Which, read_which
 from wardround.runtime.durations import seconds_of
 from wardround.runtime.store.transfer import file_digest
 from wardround.runtime.toml_file import LARGEST, bounded_toml, override
 from wardround_messages.manifest import Manifest
-from wardround_messages.names import is_id
+from wardround_messages.names import EXPERIMENT_MAX, is_id
 
 SCHEMA = 1
 DURATIONS = (("cohort", "enrol"), ("rounds", "deadline"), ("rounds", "grace"))
 SHARE = 'must be a number of sites, a percentage as "66%", or "all"'
 
-ForkFinder = Callable[[str, int], tuple[int, str]]
-"""The size in bytes and the sha256 of another experiment's global model; raises `CommandError`."""
+ForkFinder = Callable[[str, Which], GlobalModel]
+"""Finds a global model of another experiment; raises `CommandError`."""
 
 
-def no_forks(experiment: str, round_: int) -> tuple[int, str]:
-    raise CommandError(f"model.initial: model {round_} of '{experiment}' cannot be looked up here")
+def no_forks(experiment: str, which: Which) -> GlobalModel:
+    raise CommandError(f"model {which} of '{experiment}' cannot be looked up here")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,13 @@ def read_experiment(
     overrides: Iterable[str] = (),
     sites: tuple[str, ...] | None = None,
     find_fork: ForkFinder = no_forks,
+    begin_with: str | None = None,
 ) -> ExperimentFile:
-    """The same with the model that is brought; a model's file is looked for beside the experiment's."""
+    """The same with the model that is brought; a model's file is looked for beside the experiment's.
+
+    Args:
+        begin_with: the first model in place of the file's: `EXPERIMENT@ROUND`, `EXPERIMENT@last` or `EXPERIMENT@best`.
+    """
     table = _read(path)
     for setting in overrides:
         _override(table, setting)
@@ -78,7 +84,7 @@ def read_experiment(
     model = table.get("model")
     initial = model.get("initial") if isinstance(model, dict) else None
     try:
-        manifest = _manifest(table, path, find_fork)
+        manifest = _manifest(table, path, find_fork, begin_with)
     except _FieldError as error:
         raise CommandError(f"{_shown(path)}: {error}") from None
     brought = manifest.model.initial.kind == "brought"
@@ -125,7 +131,7 @@ def _override(table: dict[str, Any], setting: str) -> None:
         ) from None
 
 
-def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder) -> Manifest:
+def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder, begin_with: str | None) -> Manifest:
     if type(schema := table.pop("schema", None)) is not int or schema != SCHEMA:
         raise _FieldError("schema", f"must be {SCHEMA}, the only one that this version reads")
     table.setdefault("study", table.get("id"))
@@ -134,9 +140,11 @@ def _manifest(table: dict[str, Any], path: Path, find_fork: ForkFinder) -> Manif
         values = table.get(section)
         if isinstance(values, dict) and name in values:
             values[name] = _seconds(f"{section}.{name}", values[name])
-    model = table.get("model")
-    if isinstance(model, dict) and "initial" in model:
-        model["initial"] = _initial(model["initial"], path, find_fork)
+    model = table.get("model") if begin_with is None else table.setdefault("model", {})
+    if isinstance(model, dict) and begin_with is not None:
+        model["initial"] = _begin_with(begin_with, table.get("id"), find_fork)
+    elif isinstance(model, dict) and "initial" in model:
+        model["initial"] = _initial(model["initial"], table.get("id"), path, find_fork)
     try:
         manifest = Manifest.model_validate(_frozen(table))
     except RecursionError:
@@ -158,17 +166,42 @@ def _seconds(field: str, value: object) -> int:
         raise _FieldError(field, str(error)) from None
 
 
-def _initial(value: object, path: Path, find_fork: ForkFinder) -> dict[str, object]:
+def _begin_with(text: str, id_: object, find_fork: ForkFinder) -> dict[str, object]:
+    experiment, _, which = text.partition("@")
+    wanted = read_which(which)
+    if wanted is None or not is_id(experiment, EXPERIMENT_MAX):
+        raise CommandError(f"--from {text}: must be EXPERIMENT@ROUND, such as brain-tumour@7, or @last or @best")
+    return _forked("--from", experiment, wanted, id_, find_fork)
+
+
+def _initial(value: object, id_: object, path: Path, find_fork: ForkFinder) -> dict[str, object]:
     if value == "trainer":
         return {"kind": "trainer"}
     if isinstance(value, str) and value.startswith("file:"):
         size, sha256 = file_digest(_model_file(path, value))
         return {"kind": "brought", "size": size, "sha256": sha256}
     forked = re.fullmatch(r"experiment:([a-z0-9-]+)@([0-9]{1,6})", value, re.ASCII) if isinstance(value, str) else None
-    if forked is None or not is_id(forked[1], 40):
+    if forked is None or not is_id(forked[1], EXPERIMENT_MAX):
         raise _FieldError("model.initial", 'must be "trainer", "file:model.safetensors" or "experiment:brain-tumour@7"')
-    size, sha256 = find_fork(forked[1], int(forked[2]))
-    return {"kind": "forked", "experiment": forked[1], "round": int(forked[2]), "size": size, "sha256": sha256}
+    return _forked("model.initial", forked[1], int(forked[2]), id_, find_fork)
+
+
+def _forked(said: str, experiment: str, which: Which, id_: object, find_fork: ForkFinder) -> dict[str, object]:
+    if experiment == id_:
+        raise CommandError(
+            f"{said}: '{experiment}' cannot begin with a model of its own; give the new one another --id"
+        )
+    try:
+        model = find_fork(experiment, which)
+    except CommandError as error:
+        raise CommandError(f"{said}: {error}", error.code) from None
+    return {
+        "kind": "forked",
+        "experiment": experiment,
+        "round": model.round,
+        "size": model.size,
+        "sha256": model.sha256,
+    }
 
 
 def _model_file(path: Path, initial: str) -> Path:

@@ -17,6 +17,14 @@ from wardround_messages.parts import ObjectRef
 Which = Literal["best", "last"] | int
 
 
+def read_which(text: str) -> Which | None:
+    """What a person calls a model: `best`, `last`, or the number of a round; None for anything else."""
+    match text:
+        case "best" | "last":
+            return text
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None
+
+
 @dataclass(frozen=True, slots=True)
 class GlobalModel:
     """The model that round `round` led to; `size` in bytes."""

@@ -61,6 +61,7 @@ def _state(site: SiteView, view: ExperimentView, now: datetime, *, wide: bool) -
             text.append(f"  {moving_text(site.moving, now, wide=wide)}")
         case "queued" if site.since is not None:
             text.append(f" {span_text((now - site.since).total_seconds())}")
+            text.append(f": {site.detail}" if site.detail else "")
         case "answered" if site.seconds is not None:
             text.append(f" in {duration_text(site.seconds)}")
         case "done":

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from wardround.coordinator.plan import consent_closes, eligible, next_step
 from wardround.coordinator.proposed import Proposed, on_missed
 from wardround.coordinator.state import MISSES_UNTIL_SET_ASIDE, Closing, State, Step
-from wardround.coordinator.steps import Answers, Tally, closing_reason, judge, missed, tally
+from wardround.coordinator.steps import Answers, Tally, closing_reason, judge, missed, tally, why_not_done
 from wardround_messages import journal as facts
 from wardround_messages.base import MetricValues
 from wardround_messages.journal import Fact
@@ -22,6 +22,7 @@ from wardround_messages.parts import UNANSWERED, WITHDRAWN, LateAnswer, Member, 
 
 LATE_AT_ONCE = 1000
 KEPT_ROUNDS = 2
+REASON_AT_MOST = 400  # characters of a text in an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,8 @@ def _open_step(state: State, step: Step, observed: Observed, now: datetime) -> l
             return [Proposed(_closed(state, step, count, observed.answers, missed_why, quorum_met=False))]
         if step.task is Task.INITIALISE:
             return _ask_another(state, step, count, observed.answers)
-        reason = f"{len(count.done)} of {step.quorum} sites done in round {step.round}"
-        return on_missed(state, f"quorum_{missed_why}", reason)
+        reason = f"{len(count.done)} of {step.quorum} sites done in round {step.round}{why_not_done(count)}"
+        return on_missed(state, f"quorum_{missed_why}", reason[:REASON_AT_MOST])
     if step.quorum_since is None and len(count.done) >= step.quorum:
         done = tuple(standing.site for standing in count.done)
         return [Proposed(facts.QuorumReached(round=step.round, task=step.task, done=done))]

@@ -1,9 +1,9 @@
 """The part of `evolve` that concerns steps: opened, closed, reopened, their models adopted, answers late. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from wardround.coordinator.state import AnswerName, Closing, Measurement, Revoked, State, Step, StepName
+from wardround.coordinator.state import AnswerName, Closing, Measurement, Revoked, Site, State, Step, StepName
 from wardround_messages import journal as facts
 from wardround_messages.journal import JournalEntry
 from wardround_messages.names import Task
@@ -45,7 +45,12 @@ def step_opened(state: State, body: facts.StepOpened, entry: JournalEntry) -> St
     passed = frozenset((answer.site, answer.attempt) for answer in body.passed if answer.why != UNANSWERED)
     tried = (*state.tried, *body.asked) if body.task is Task.INITIALISE else ()
     revoked = (*state.revoked, *_stragglers(step, body.passed))
-    return _account(replace(state, step=step, tried=tried, revoked=revoked), step.name, passed)
+    sites = _with_a_turn_more(state, body.asked) if body.task is Task.TRAIN else state.sites
+    return _account(replace(state, step=step, sites=sites, tried=tried, revoked=revoked), step.name, passed)
+
+
+def _with_a_turn_more(state: State, asked: Iterable[str]) -> Mapping[str, Site]:
+    return {**state.sites, **{name: replace(state.sites[name], turns=state.sites[name].turns + 1) for name in asked}}
 
 
 def _is_next(state: State, body: facts.StepOpened) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from wardround.coordinator.proposed import Proposed, on_missed
 from wardround.coordinator.state import State
+from wardround.coordinator.steps import some_of
 from wardround_messages import journal as facts
 from wardround_messages.manifest import share_of
 from wardround_messages.names import Task
@@ -46,21 +47,40 @@ def eligible(state: State, round_: int) -> list[str]:
     return [name for name, site in state.sites.items() if site.granted and not site.set_aside and site.rounds >= round_]
 
 
-def quorum_for(state: State, asked: int) -> int:
-    """The quorum of a round: a share of the sites granted, those set aside included, or of the sample."""
-    cohort = state.manifest.cohort
-    granted = sum(site.granted for site in state.sites.values())
-    base = granted if cohort.sample == "all" else asked
-    return max(1, share_of(cohort.quorum, base))
+def quorum_of_round(state: State) -> int:
+    """The quorum of a training round: a share of its sample. The sites set aside count in what it is a share of."""
+    return max(1, share_of(state.manifest.cohort.quorum, sample_size(state)))
+
+
+def quorum_of_all(state: State) -> int:
+    """The quorum of a step that asks every site: a share of the sites granted, those set aside included."""
+    return max(1, share_of(state.manifest.cohort.quorum, _granted(state)))
+
+
+def sample_size(state: State) -> int:
+    """How many sites a training round asks, if so many can be asked: a share of the sites granted.
+
+    Never fewer than a quorum that is a number, which a share of few sites could not meet.
+    """
+    cohort, granted = state.manifest.cohort, _granted(state)
+    at_least = cohort.quorum if isinstance(cohort.quorum, int) else 1
+    return min(max(share_of(cohort.sample, granted), at_least), granted)
 
 
 def sampled(state: State, round_: int, candidates: list[str]) -> list[str]:
-    """The round's sample, drawn by the seed: the sites whose digests with seed and round are smallest."""
-    granted = sum(site.granted for site in state.sites.values())
-    size = share_of(state.manifest.cohort.sample, granted)
-    if state.manifest.cohort.sample == "all" or size >= len(candidates):
+    """The round's sample, sorted: who had the fewest turns so far; among equals the seed draws anew in each round.
+
+    So the numbers of turns differ by one at most, and who is asked together with whom changes from round to round.
+    """
+    if state.manifest.cohort.sample == "all":
         return candidates
-    return sorted(sorted(candidates, key=lambda site: _draw(state.manifest.seed, round_, site))[:size])
+    seed = state.manifest.seed
+    ranked = sorted(candidates, key=lambda site: (state.sites[site].turns, _draw(seed, round_, site)))
+    return sorted(ranked[: sample_size(state)])
+
+
+def _granted(state: State) -> int:
+    return sum(site.granted for site in state.sites.values())
 
 
 def _draw(seed: int, round_: int, site: str) -> bytes:
@@ -78,16 +98,23 @@ def _first_model(state: State) -> list[Proposed]:
 
 def _open_training(state: State, round_: int) -> list[Proposed]:
     asked = sampled(state, round_, eligible(state, round_))
-    quorum = quorum_for(state, len(asked))
+    quorum = quorum_of_round(state)
     if len(asked) < quorum:
-        reason = f"{len(asked)} sites can be asked for round {round_}, the quorum is {quorum}"
+        possible = f"{len(asked)} of {_granted(state)} sites can be asked for round {round_}"
+        reason = f"{possible}, the quorum is {quorum}{_set_aside(state)}"
         return on_missed(state, "quorum_out_of_reach", reason)
     return [_opened(state, round_, Task.TRAIN, asked, quorum)]
 
 
+def _set_aside(state: State) -> str:
+    """Who could be asked were it readmitted."""
+    names = [name for name, site in state.sites.items() if site.granted and site.set_aside]
+    return f"; set aside until readmitted: {some_of(names)}" if names else ""
+
+
 def _open_evaluation(state: State) -> list[Proposed]:
     asked = eligible(state, state.latest)
-    return [_opened(state, state.latest, Task.EVALUATE, asked, min(quorum_for(state, len(asked)), 1000))]
+    return [_opened(state, state.latest, Task.EVALUATE, asked, quorum_of_all(state))]
 
 
 def _open_test(state: State, site: str) -> list[Proposed]:
@@ -97,7 +124,7 @@ def _open_test(state: State, site: str) -> list[Proposed]:
 
 def _open_check(state: State) -> list[Proposed]:
     asked = eligible(state, 0)
-    return [_opened(state, 0, Task.CHECK, asked, quorum_for(state, len(asked)))]
+    return [_opened(state, 0, Task.CHECK, asked, quorum_of_all(state))]
 
 
 def _opened(state: State, round_: int, task: Task, asked: list[str], quorum: int) -> Proposed:

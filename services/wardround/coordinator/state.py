@@ -18,7 +18,11 @@ AnswerName = tuple[str, int]  # site, attempt
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the journal knows of a site. `offer` is the offer its latest consent answers, -1 before the first."""
+    """What the journal knows of a site. `offer` is the offer its latest consent answers, -1 before the first.
+
+    `turns` counts the rounds in which it was asked to train; a site that joins, or joins again, has as many as whoever
+    of the others has least, so that it does not catch up on rounds that were none of its own.
+    """
 
     verdict: Literal["granted", "declined", "pending", "withdrawn"] | None = None
     rounds: int = 0
@@ -26,6 +30,7 @@ class Site:
     offer: int = -1
     misses: int = 0
     set_aside: bool = False
+    turns: int = 0
 
     @property
     def granted(self) -> bool:

@@ -3,7 +3,7 @@
 All pure: the open step, the answers found in the store, and the time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -13,6 +13,8 @@ from wardround_messages.manifest import Rounds
 from wardround_messages.names import ATTEMPT_MAX, AnswerKey, Task
 from wardround_messages.objects import Answer
 from wardround_messages.parts import WITHDRAWN
+
+REASONS_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,20 @@ def missed(step: Step, tally: Tally, rounds: Rounds, now: datetime) -> Literal["
     if len(tally.done) < step.quorum and now >= step.since + timedelta(seconds=rounds.deadline):
         return "deadline"
     return None
+
+
+def why_not_done(tally: Tally) -> str:
+    """The codes of those who failed or refused, with some of the sites for each; empty where nobody did."""
+    sites: dict[str, list[str]] = {}
+    for standing in tally.standings:
+        if standing.status in ("failed", "refused"):
+            sites.setdefault(standing.why or standing.status, []).append(standing.site)
+    return "".join(f"; {why} at {some_of(names)}" for why, names in list(sites.items())[:REASONS_TOLD])
+
+
+def some_of(sites: Sequence[str]) -> str:
+    """The first three by name, and how many more."""
+    return ", ".join(sites[:3]) + (f" and {len(sites) - 3} more" if len(sites) > 3 else "")
 
 
 def tally(state: State, step: Step, answers: Answers) -> Tally:

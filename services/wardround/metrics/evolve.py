@@ -5,6 +5,9 @@ from dataclasses import replace
 from wardround.metrics.history import Adopted, Closing, Entry, History, Phase, Round, Score, Standing, Step, describes
 from wardround_messages import journal as facts
 from wardround_messages.names import Task
+from wardround_messages.parts import UNANSWERED
+
+MISSES_TOLD = 3
 
 
 class IllegalEntryError(Exception):
@@ -72,9 +75,9 @@ def _apply(history: History, entry: Entry) -> History:
         case facts.ExperimentFailed() as fact:
             return replace(history, phase="failed", paused=None, reason=fact.reason or fact.code)
         case facts.SiteSetAside() as fact:
-            return _site(history, fact.site, set_aside=fact.code)
+            return _site(history, fact.site, set_aside=fact.code, missed=_missed(history, fact.site))
         case facts.SiteReadmitted() as fact:
-            return _site(history, fact.site, set_aside=None)
+            return _site(history, fact.site, set_aside=None, missed=())
         case facts.Pruned():
             return history
     raise IllegalEntryError(f"{type(entry.fact).__name__} cannot come here")
@@ -88,6 +91,26 @@ def _site(history: History, name: str, **changes: object) -> History:
         raise IllegalEntryError(f"'{name}' is not in the cohort")
     changed = replace(history.sites[name], **changes)  # type: ignore[arg-type]
     return replace(history, sites={**history.sites, name: changed})
+
+
+def _missed(history: History, site: str) -> tuple[str, ...]:
+    """Why the site did not count in the last steps that it was asked in, oldest first."""
+    rounds = [history.rounds[number] for number in sorted(history.rounds)]
+    whys = [_why_missed(round_, step, site) for round_ in rounds for step in round_.steps.values()]
+    return tuple(why for why in whys if why)[-MISSES_TOLD:]
+
+
+def _why_missed(round_: Round, step: Step, site: str) -> str:
+    """The code of why a closed step did not count the site; empty where it did, or the step owed it an answer."""
+    if step.closing is None:
+        return ""
+    fact, model = step.closing.fact, round_.model
+    if any(member.site == site for member in fact.members):
+        of_step = model is not None and model.fact.closing == step.closing.number
+        left_out = model.fact.left_out if model is not None and of_step else ()
+        return next((left.code for left in left_out if left.site == site), "")
+    why = next((other.why for other in reversed(fact.others) if other.site == site), "")
+    return "" if why == UNANSWERED and fact.why == "grace" else why
 
 
 def _counted(history: History, task: Task, sites: list[str], by: int) -> History:

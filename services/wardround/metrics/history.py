@@ -27,11 +27,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A site's place in the experiment. `reason` is what it said with its verdict."""
+    """A site's place in the experiment. `reason` is what it said with its verdict; `set_aside` is the code of why it is
+    not asked, `missed` why it did not count in the last steps before that."""
 
     verdict: Verdict | None = None
     reason: str = ""
     set_aside: str | None = None
+    missed: tuple[str, ...] = ()
     counted: int = 0
 
     @property

@@ -7,6 +7,7 @@ from wardround.metrics.history import Entry, History, StepName
 from wardround.metrics.wording import clinics_text, duration_text, short, size_text
 from wardround_messages import journal as facts
 from wardround_messages.events import Refused, TaskAnswered
+from wardround_messages.manifest import Brought, Forked, FromTrainer
 from wardround_messages.names import Task
 from wardround_messages.objects import Answer
 from wardround_messages.parts import LateAnswer, LeftOut
@@ -31,6 +32,22 @@ def step_text(step: StepName) -> str:
             return f"common test of model {round_}"
         case Task.CHECK:
             return "check"
+
+
+def origin_text(initial: FromTrainer | Brought | Forked) -> str:
+    """Where the first model comes from; empty where a clinic makes it."""
+    match initial:
+        case Forked():
+            return f"model {initial.round} of {initial.experiment} · {short(initial.sha256)}"
+        case Brought():
+            return f"a model that was brought · {short(initial.sha256)}"
+        case FromTrainer():
+            return ""
+
+
+def readmission(experiment: str, site: str) -> str:
+    """The command that has a site asked again."""
+    return f"wardround readmit {experiment} {site}"
 
 
 def entry_line(history: History, entry: Entry) -> Line | None:
@@ -58,7 +75,8 @@ def refused_line(message: Refused, at: datetime) -> Line:
 def _text(history: History, entry: Entry) -> str | None:
     match entry.fact:
         case facts.ExperimentAccepted() as fact:
-            return f"accepted: {clinics_text(len(fact.manifest.cohort.sites))} asked for consent"
+            begins = f"; it begins with {text}" if (text := origin_text(fact.manifest.model.initial)) else ""
+            return f"accepted: {clinics_text(len(fact.manifest.cohort.sites))} asked for consent{begins}"
         case facts.SiteConsented() as fact:
             return _consent_text(fact)
         case facts.SiteWithdrew() as fact:
@@ -92,7 +110,8 @@ def _text(history: History, entry: Entry) -> str | None:
         case facts.AnswersLate() as fact:
             return f"not used: {_some([_late_text(late) for late in fact.answers])}"
         case facts.SiteSetAside() as fact:
-            return f"{fact.site} set aside ({fact.code}); to ask it again: readmit it"
+            why, again = fact.code.replace("_", " "), readmission(history.manifest.id, fact.site)
+            return f"{fact.site} set aside: {why}. To ask it again: {again}"
         case facts.SiteReadmitted() as fact:
             return f"{fact.site} readmitted"
     return None

@@ -38,9 +38,9 @@ class Moving:
 class TaskLive:
     """A site's task as far as was heard.
 
-    `since` is when its phase was first heard of, `begun` when its training was triggered. `measured` are metrics of
-    the model it was given, reported without a step; `trained` those of the training. `moving` is about the phase that
-    it is in.
+    `since` is when its phase was first heard of, `begun` when its training was triggered. While it waits for a slot,
+    `before` is how many others come first. `measured` are metrics of the model it was given, reported without a step;
+    `trained` those of the training. `moving` is about the phase that it is in.
     """
 
     round: int
@@ -49,6 +49,7 @@ class TaskLive:
     phase: Phase
     since: datetime
     begun: datetime | None = None
+    before: int | None = None
     progress: Progress | None = None
     moving: Moving | None = None
     measured: Mapping[str, float | None] = field(default_factory=dict)
@@ -109,8 +110,19 @@ def in_hand(tasks: Tasks, seen: SiteSeen, experiment: str, at: datetime) -> Task
     for hand in seen.tasks:
         task = _newest(tasks, seen.site, hand, at) if hand.experiment == experiment else None
         if task is not None and task.ended is None:
-            tasks = {**tasks, seen.site: _in_phase(task, hand.phase, at)}
+            changed = replace(_in_phase(task, hand.phase, at), before=_before(hand, seen))
+            tasks = {**tasks, seen.site: changed}
     return tasks
+
+
+def _before(hand: TaskInHand, seen: SiteSeen) -> int | None:
+    """How many come first in the line for a slot; None where the task has one, or is not that far.
+
+    A site lists its tasks in the order of their turns.
+    """
+    in_turn = [other for other in seen.tasks if other.phase in ("queued", "training")]
+    place = in_turn.index(hand) - seen.slots if hand.phase == "queued" else -1
+    return place if place >= 0 else None
 
 
 def _newest(tasks: Tasks, site: str, named: OfTask | TaskInHand, at: datetime) -> TaskLive | None:

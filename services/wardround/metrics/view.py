@@ -100,7 +100,7 @@ class ModelView:
 @dataclass(frozen=True, slots=True)
 class ExperimentView:
     """All of it. `trains_since` is when round 1 opened; `evaluated` and `tested` are the metrics of the last model on
-    the sites' own and on common cases."""
+    the sites' own and on common cases. `origin` says which model it began with, where no clinic made it."""
 
     experiment: str
     study: str
@@ -125,6 +125,7 @@ class ExperimentView:
     evaluated: Metrics
     tested: Metrics
     log: tuple[Line, ...]
+    origin: str = ""
 
     @property
     def ended(self) -> bool:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from wardround.metrics.figures import best_model
 from wardround.metrics.history import History, Round, Standing, Step, StepName, describes
-from wardround.metrics.lines import Line
+from wardround.metrics.lines import Line, origin_text
 from wardround.metrics.live import TaskLive, Tasks
 from wardround.metrics.view import ExperimentView, Metrics, ModelView, SiteState, SiteView, StepView
 from wardround_messages.figures import Figures, SiteFigures
@@ -57,6 +57,7 @@ def view_of(
         evaluated=_received(history, Task.EVALUATE),
         tested=_received(history, Task.TEST),
         log=log,
+        origin=origin_text(manifest.model.initial),
     )
 
 
@@ -156,7 +157,7 @@ def _state(history: History, site: str, row: SiteFigures | None, task: TaskLive 
     if history.phase == "enrolling" or step is None:
         return _consent_state(standing)
     if standing.set_aside is not None:
-        return "set_aside", standing.set_aside
+        return "set_aside", ", ".join(standing.missed) or standing.set_aside
     if history.ended:
         return "done", ""
     if row is not None:
@@ -166,9 +167,15 @@ def _state(history: History, site: str, row: SiteFigures | None, task: TaskLive 
     if task is None:
         return "asked", ""
     if task.ended is None:
-        return task.phase, ""
+        return task.phase, _waiting_text(task)
     outcome = task.ended.outcome
     return ("answered" if outcome == "done" else outcome), task.ended.code or ""
+
+
+def _waiting_text(task: TaskLive) -> str:
+    if task.phase != "queued" or task.before is None:
+        return ""
+    return "waits for a free slot, " + (f"{task.before} before it" if task.before else "next in line")
 
 
 def _consent_state(standing: Standing) -> tuple[SiteState, str]:

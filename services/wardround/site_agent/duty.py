@@ -47,8 +47,8 @@ class Duty:
         self._messenger = messenger
         self._group = group
         self._ready = ready
-        work = Work(site, self.enrolment)
-        self._hands = Hands(site, lambda hand: self._spawn(work.carry_out, hand))
+        self._work = Work(site, self.enrolment)
+        self._hands = Hands(site, lambda hand: self._spawn(self._work.carry_out, hand))
         self._offers: set[str] = set()
         self._reconnected = asyncio.Event()
         self._stands_still = site.standstill.word is not None
@@ -264,7 +264,7 @@ class Duty:
             datasets=tuple(sorted(site.settings.datasets)[:100]),
             slots=slots,
             free=max(0, slots - busy),
-            tasks=tuple(hand.seen() for hand in self._hands.all[:200]),
+            tasks=tuple(hand.seen() for hand in self._work.in_turn(self._hands.all)[:200]),
             status="ok" if trouble is None else "degraded",
             detail=trouble or "",
         )

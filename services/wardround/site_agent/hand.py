@@ -6,6 +6,7 @@ from typing import Literal, TypedDict
 
 from wardround.runtime.store.passage import Passage
 from wardround.site_agent.audit.log import Fact
+from wardround.site_agent.slots import Turn
 from wardround.site_agent.standstill import CODE
 from wardround_messages.commands import StartTask
 from wardround_messages.events import Phase, TaskInHand
@@ -38,8 +39,9 @@ def names_of(start: StartTask) -> TaskNames:
 
 @dataclass(slots=True)
 class Hand:
-    """A task on its way from the command to the answer. `after` are the workers of lower attempts, `noted` is what
-    each line in the site's log says of the task, `passage` tells how far its model or update is while one is moved."""
+    """A task on its way from the command to the answer. `after` are the workers of lower attempts, `turn` is its turn
+    to train once it waits for one, `noted` is what each line in the site's log says of the task, `passage` tells how
+    far its model or update is while one is moved."""
 
     start: StartTask
     cancelled: str | None = None
@@ -47,6 +49,7 @@ class Hand:
     phase: Phase = "received"
     worker: asyncio.Task[None] | None = None
     begun: bool = False
+    turn: Turn | None = None
     noted: dict[str, Fact] = field(default_factory=dict)
     passage: Passage | None = None
 

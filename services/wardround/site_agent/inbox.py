@@ -122,11 +122,21 @@ class Inbox(ConsentsKept):
     # --- tasks ---------------------------------------------------------------------------------------------------
 
     def tasks_in_hand(self) -> tuple[StartTask, ...]:
-        """Tasks without an end: those in training first, of each task the lower attempts first."""
+        """Tasks without an end: those in training first, then as they came; what came a month ago came first."""
         rows = self._database.execute(
-            "SELECT body FROM tasks WHERE outcome IS NULL ORDER BY trainings = 0, id"
+            "SELECT body FROM tasks LEFT JOIN messages ON messages.id = 'start.' || tasks.id"
+            " WHERE outcome IS NULL ORDER BY trainings = 0, at, tasks.id"
         ).fetchall()
         return tuple(StartTask.model_validate_json(body) for (body,) in rows)
+
+    def experiments_served(self) -> tuple[str, ...]:
+        """All experiments with tasks: first those that none was trained for, as they came, then the others, the one
+        whose latest training was of the task that came last at the end."""
+        rows = self._database.execute(
+            "SELECT experiment FROM tasks LEFT JOIN messages ON messages.id = 'start.' || tasks.id GROUP BY experiment"
+            " ORDER BY max(CASE WHEN trainings > 0 THEN at END) NULLS FIRST, min(at), experiment"
+        ).fetchall()
+        return tuple(experiment for (experiment,) in rows)
 
     def outcomes(self, experiment: str) -> dict[str | None, int]:
         """How many tasks of the experiment ended in which way; None counts those in hand."""

@@ -1,6 +1,7 @@
 """One task at a site, from the command to the stored answer. Whatever happens in between ends in an answer."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -28,6 +29,7 @@ from wardround.site_agent.outbound import CheckedFile, HeldBackError, check_upda
 from wardround.site_agent.policy import Leave
 from wardround.site_agent.scheduler.port import SchedulerError, SchedulerUnavailableError
 from wardround.site_agent.site import Site
+from wardround.site_agent.slots import Slots
 from wardround.site_agent.standstill import CODE, WORDS
 from wardround.site_agent.submission import Submission
 from wardround.site_agent.training import train
@@ -44,9 +46,10 @@ log = structlog.get_logger()
 
 FETCHED_AT_MOST = 4  # tries before a model counts as missing
 
-# What is wrong with the clinic's own data does not mend by asking again.
+# What is wrong with the clinic's own data, or with the model for the trainer, does not mend by asking again.
 REFUSALS = frozenset(
     {
+        "model_unsuitable",
         "too_few_cases",
         "case_unreadable",
         "link_out_of_folder",
@@ -66,11 +69,24 @@ class Work:
         self._enrolment = enrolment
         self._transfers = Transfers(site)
         self._submission = Submission(site, self._transfers, self._check_may_leave)
-        self._slots = asyncio.Semaphore(site.settings.scheduler.slots)
+        self._slots = Slots(site.settings.scheduler.slots, site.inbox.experiments_served())
+
+    def in_turn(self, hands: Iterable[Hand]) -> list[Hand]:
+        """The tasks as their trainings come: those that have a slot, those that wait for one, then all others."""
+        places = {turn: place for place, turn in enumerate(self._slots.order)}
+        return sorted(hands, key=lambda hand: len(places) if hand.turn is None else places.get(hand.turn, len(places)))
 
     async def carry_out(self, hand: Hand) -> None:
         """Do the task, or end it as cancelled as soon as `hand.cancel` is called."""
         hand.begun = True
+        if self._site.inbox.trainings(hand.start.task_id) > 0:  # it may be going on: the slot is its own before it asks
+            hand.turn = self._slots.line_up(hand.start.experiment, goes_on=True)
+        try:
+            await self._carry_out(hand)
+        finally:
+            self._leave(hand)
+
+    async def _carry_out(self, hand: Hand) -> None:
         hand.noted.update(about_task(hand.start, self._site.inbox.manifest(hand.start.manifest_sha256)))
         try:
             if hand.cancelled is None:
@@ -119,10 +135,18 @@ class Work:
         site.say(TaskAccepted(**names_of(start)))
         anew = await self._fill_folder(hand, manifest)
         hand.phase = "queued"
-        async with self._slots:
+        hand.turn = hand.turn or self._slots.line_up(start.experiment)
+        try:
+            await hand.turn.comes
             result = await train(site, hand, lambda: self._may_be_told(start, manifest, permission), anew=anew)
+        finally:
+            self._leave(hand)
         hand.phase = "checking"
         return await self._checked(hand, manifest, permission, result)
+
+    def _leave(self, hand: Hand) -> None:
+        if hand.turn is not None:
+            self._slots.leave(hand.turn)
 
     async def _fill_folder(self, hand: Hand, manifest: Manifest) -> bool:
         """Whether the folder was filled now: a run that began in it before, if there was one, is of no use."""

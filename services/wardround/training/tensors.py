@@ -134,3 +134,19 @@ def check_layout(update: Mapping[str, Array], base: Layout) -> None:
             raise TaskError("layout_changed", f"tensor '{name}' {change}")
         if found[name] != base[name]:
             raise TaskError("layout_changed", f"tensor '{name}' is {found[name]}, in the model built on {base[name]}")
+
+
+def check_suitable(weights: Mapping[str, Array], own: Mapping[str, Array]) -> None:
+    """The model received has the tensors of the trainer's own first model.
+
+    Raises:
+        TaskError: `model_unsuitable`, naming the first tensor that differs.
+    """
+    received, expected = layout_of(weights), layout_of(own)
+    for name in sorted(received.keys() | expected.keys()):
+        if received.get(name) != expected.get(name):
+            raise TaskError(
+                "model_unsuitable",
+                f"tensor '{name}' of the received model is {received.get(name, 'not there')}, "
+                f"of this trainer with these parameters {expected.get(name, 'not there')}",
+            )

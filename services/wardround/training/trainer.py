@@ -4,12 +4,13 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
 from wardround.training.job import Parameters, TrainingJob
-from wardround.training.tensors import Weights
+from wardround.training.tensors import Weights, check_suitable
 
 if TYPE_CHECKING:
     from wardround.training.pictures import Picture
@@ -110,7 +111,13 @@ class NumpyTrainer(Trainer[P, Weights]):
         """The first model."""
 
     def load(self, weights: Weights | None, job: TrainingJob[P]) -> Weights:
-        return self.initial_weights(job) if weights is None else weights
+        if weights is None:
+            return self.initial_weights(job)
+        if job.begins:  # later models have the tensors of this one
+            own = copy(job)
+            own.rng = np.random.default_rng(job.seed)  # what is drawn here must not change what the training draws
+            check_suitable(weights, self.initial_weights(own))
+        return weights
 
     def save(self, model: Weights) -> Weights:
         return model

@@ -6,19 +6,25 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from wardround.client.cli.errors import CommandError, Exit
+from wardround.client.errors import NotThereError
 from wardround.client.experiment_file import read_experiment
+from wardround.client.models import GlobalModel, Which, find_model
+from wardround.metrics.evolve import IllegalEntryError
 from wardround.metrics.wording import clinics_text
-from wardround.runtime.store.transfer import file_digest
+from wardround.runtime.journal import JournalBrokenError
+from wardround.runtime.store.folder import FolderStore
+from wardround.runtime.store.port import StoreError
 from wardround.simulation.memory import reuse_large_buffers
 from wardround.simulation.run import Embedding, InUseError, Run, claimed, clear
 from wardround.simulation.sites import Clinic, SitesError, beside, load_clinics, make_clinics
 from wardround.training.registry import dataset_writer
 from wardround_messages.manifest import Manifest
-from wardround_messages.names import GLOBAL_PREFIX, bucket_of
+from wardround_messages.names import GlobalKey, bucket_of
 
 T = TypeVar("T")
 
@@ -36,6 +42,7 @@ class Wish:
     fresh: bool
     store: Literal["folder", "memory"]
     trainings: Literal["inline", "local"]
+    begin_with: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +71,14 @@ def ready(wish: Wish, say: Callable[[str], None]) -> Iterator[Ready]:
         id=wish.id,
         overrides=wish.overrides,
         sites=names,
-        find_fork=lambda experiment, round_: file_digest(_model_of(wish.out, experiment, round_)),
+        find_fork=partial(_find_model, wish.out),
+        begin_with=wish.begin_with,
     )
     manifest, brought = read.manifest, read.brought
     initial = manifest.model.initial
     if initial.kind == "forked":
-        brought = _model_of(wish.out, initial.experiment, initial.round)
+        key = GlobalKey(initial.round, initial.sha256[:16])
+        brought = _hub_of(wish.out, initial.experiment) / bucket_of(initial.experiment) / str(key)
     reuse_large_buffers()
     folder = wish.out.absolute() / manifest.id
     with _claimed(folder):
@@ -157,10 +166,18 @@ def _clinics(
         raise CommandError(str(error)) from None
 
 
-def _model_of(out: Path, experiment: str, round_: int) -> Path:
-    """A global model of an earlier simulation."""
-    folder = out / experiment / "hub" / bucket_of(experiment) / GLOBAL_PREFIX / f"r{round_:06d}"
-    models = sorted(folder.glob("*.safetensors"))
-    if not models:
-        raise CommandError(f"model.initial: there is no model {round_} of '{experiment}' in {out}")
-    return models[0]
+def _hub_of(out: Path, experiment: str) -> Path:
+    return out / experiment / "hub"
+
+
+def _find_model(out: Path, experiment: str, which: Which) -> GlobalModel:
+    """A global model of an earlier simulation, as its journal names it."""
+    hub = _hub_of(out, experiment)
+    if not (hub / bucket_of(experiment)).is_dir():
+        raise CommandError(
+            f"there is no model {which} of '{experiment}' in {out}: no such experiment was simulated there"
+        )
+    try:
+        return asyncio.run(find_model(FolderStore(hub), experiment, which))
+    except (NotThereError, StoreError, JournalBrokenError, IllegalEntryError) as error:
+        raise CommandError(str(error)) from None

@@ -171,11 +171,8 @@ def fetch(
 
 
 def _which(which: str) -> "Which":
-    match which:
-        case "best":
-            return "best"
-        case "last":
-            return "last"
-    if which.isascii() and which.isdigit() and len(which) <= 6:
-        return int(which)
-    raise CommandError(f"--which {which}: must be best, last, or the number of a round")
+    from wardround.client.models import read_which
+
+    if (wanted := read_which(which)) is None:
+        raise CommandError(f"--which {which}: must be best, last, or the number of a round")
+    return wanted

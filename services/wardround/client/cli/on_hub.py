@@ -12,6 +12,7 @@ from wardround_messages.names import EXPERIMENT_MAX, SITE_MAX, is_id
 
 if TYPE_CHECKING:
     from wardround.client.hub import Hub
+    from wardround.client.models import GlobalModel, Which
 
 T = TypeVar("T")
 TEXT_AT_MOST = 400
@@ -85,17 +86,11 @@ def on_hub(
         raise told from None
 
 
-def fork_finder(*, hub: str | None, insecure_lab: bool) -> Callable[[str, int], tuple[int, str]]:
-    """Finds the global model that an experiment file begins with: its size in bytes and its sha256."""
-
-    def find(experiment: str, round_: int) -> tuple[int, str]:
-        try:
-            model = on_hub(lambda reached: reached.model(experiment, round_), hub=hub, insecure_lab=insecure_lab)
-        except CommandError as error:
-            raise CommandError(f"model.initial: {error}", error.code) from None
-        return model.size, model.sha256
-
-    return find
+def fork_finder(*, hub: str | None, insecure_lab: bool) -> Callable[[str, "Which"], "GlobalModel"]:
+    """Finds the global model of another experiment that a new one begins with."""
+    return lambda experiment, which: on_hub(
+        lambda reached: reached.model(experiment, which), hub=hub, insecure_lab=insecure_lab
+    )
 
 
 def _told(error: Exception) -> CommandError | None:

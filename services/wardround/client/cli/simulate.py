@@ -29,6 +29,14 @@ def simulate(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the file; may be repeated.")
     ] = None,
+    begin_with: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="EXPERIMENT@ROUND",
+            help="Begin with that model of an earlier run in OUT, whatever the file says; also @last and @best.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where results go: OUT/<experiment>/.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option(help="Delete an earlier run's results first.")] = False,
     pooled: Annotated[bool, typer.Option(help="Also train on pooled data, to compare.")] = True,
@@ -52,5 +60,6 @@ def simulate(
         fresh=fresh or store is Store.MEMORY,
         store=store.value,
         trainings=trainings.value,
+        begin_with=begin_with,
     )
     raise typer.Exit(carry_out(wish, pooled=pooled, as_json=as_json))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wardround.metrics.view import ExperimentView
 
 See = Callable[["ExperimentView"], None]
-LINES_BESIDES = 14  # of the picture, besides those of the clinics
+LINES_BESIDES = 15  # of the picture, besides those of the clinics
 REDRAWN_A_SECOND = 4
 
 

@@ -11,6 +11,7 @@ from wardround.client.report.material import Material, RunRead, Synthetic
 from wardround.client.report.results import ResultTable, SeedTable
 from wardround.client.report.taking_part import Absence, Share
 from wardround.client.report.words import count_text, time_text
+from wardround.metrics.lines import origin_text
 from wardround_messages.parts import ObjectRef, Trainer
 
 
@@ -128,6 +129,7 @@ def _settings(run: RunRead) -> list[tuple[str, str]]:
         ("started", time_text(history.started_at)),
         ("ended" if history.ended else "last entry", time_text(history.changed_at)),
         ("clinics", f"{len(cohort.sites):,}, quorum {cohort.quorum}, asked in a round: {cohort.sample}"),
+        ("first model", origin_text(manifest.model.initial) or "made by a clinic"),
         ("rounds", f"{rounds}, {count_text(training.epochs, 'epoch')} each"),
         ("trainer", training.trainer),
         ("data set", training.dataset),

@@ -19,7 +19,8 @@ class Plan:
 
     sites: int = 2
     rounds: int = 2
-    quorum: int = 2
+    quorum: int | str = 2
+    sample: int | str = "all"
     weighted: bool = True
     evaluates: bool = False
     keeps: int | None = None
@@ -38,7 +39,7 @@ class Plan:
             study="counting",
             purpose="",
             seed=7,
-            cohort=Cohort(sites=self.clinics, quorum=self.quorum),
+            cohort=Cohort(sites=self.clinics, quorum=self.quorum, sample=self.sample),
             rounds=Rounds(
                 count=self.rounds,
                 deadline=self.deadline,
