@@ -138,7 +138,7 @@ def _hub_clock_is_off(schedule: Schedule) -> bool:
 
 
 def unmoved(evidence: Evidence) -> Iterator[str]:
-    """Clinics' clocks that are wrong, and nothing else amiss: everybody asked is counted, and nothing is paused."""
+    """Where nothing but clinics' clocks is amiss, whoever is quick enough is counted, and nothing is paused."""
     schedule: Schedule | None = evidence.outcome.schedule
     if schedule is None or not schedule.disturbs_site_clocks_alone:
         return
@@ -148,7 +148,7 @@ def unmoved(evidence: Evidence) -> Iterator[str]:
             yield f"entry {one.entry.number} is {body.kind}, with nothing amiss but clinics' clocks"
         if isinstance(body, facts.StepClosed) and step is not None:
             absent = set(step.asked) - {member.site for member in body.members}
-            if absent:
+            if absent and body.why != "grace":
                 yield f"{sorted(absent)} did not take part in {body.task} of round {body.round}, for a clock alone"
 
 

@@ -153,10 +153,12 @@ def schedule_of(seed: int) -> Schedule:
     dice = random.Random(f"schedule {seed}")  # noqa: S311 - nothing here is secret
     profile = dice.choices(list(PROFILES), [weight for weight, _ in PROFILES.values()])[0]
     sites = dice.choice((2, 2, 3))
+    asked = sites - 1 if dice.random() < 0.2 else sites
     plan = Plan(
         sites=sites,
         rounds=dice.choice((2, 2, 3, 4)),
-        quorum=dice.choice((sites, sites - 1)),
+        quorum=dice.choice((asked, max(asked - 1, 1))),
+        sample="all" if asked == sites else asked,
         weighted=dice.random() < 0.7,
         evaluates=dice.random() < 0.3,
         keeps=dice.choice((None, None, 1)),
