@@ -1,26 +1,23 @@
 """`wardround data`: the example data, written as clinics would hold them."""
 
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.optional import needing
+from wardround.client.cli.progress import progress
 from wardround.runtime.toml_text import toml_document
 
 app = typer.Typer(no_args_is_help=True, help="Write the example data, divided among clinics, to try things with.")
 
 TASK = "Task01_BrainTumour"
 UNFINISHED = "unfinished"
-LINES = 10
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where to write: an empty or a new folder.")]
 Sites = Annotated[int, typer.Option(min=1, max=99, help="How many clinics.")]
@@ -54,10 +51,10 @@ def brain_tumour(
         from wardround.training.datasets.brain_mri import Cohort, Grid, write_cohort
 
     names = [*_clinics(sites), "test"]
-    with _told(), _whole(out) as folder, _progress("cases") as progress:
+    with _told(), _whole(out) as folder, progress("cases") as tell:
         cohort = Cohort(cases=cases, test_cases=test, shift=shift.value, grid=Grid(shape, spacing))
         *own, common = (folder / name / TASK for name in names)
-        write_cohort(cohort, own, common, seed, progress=progress)
+        write_cohort(cohort, own, common, seed, progress=tell)
     for name in names[:-1]:
         typer.echo(f"{out / name / TASK}   {cases} cases")
     if test:
@@ -130,23 +127,6 @@ def _whole(out: Path) -> Iterator[Path]:
             with suppress(OSError):
                 out.rmdir()
         raise
-
-
-@contextmanager
-def _progress(of_what: str) -> Iterator[Callable[[int, int], None]]:
-    """What to tell (done, of): a bar on a terminal, or else a line now and then."""
-    if not sys.stderr.isatty():
-        yield lambda done, of: _say_line(done, of, of_what)
-        return
-    columns = (TextColumn(of_what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(of_what, total=None)
-        yield lambda done, of: shown.update(task, completed=done, total=of)
-
-
-def _say_line(done: int, of: int, of_what: str) -> None:
-    if done == of or done * LINES // of > (done - 1) * LINES // of:
-        typer.echo(f"{done} of {of} {of_what}", err=True)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def simtest(
     if seed is not None:
         raise typer.Exit(_one(seed, with_history=history, as_json=as_json))
     verdicts = campaign(range(first, first + seeds), processes=processes)
-    raise typer.Exit(_many(verdicts, as_json=as_json))
+    raise typer.Exit(_many(verdicts, seeds, as_json=as_json))
 
 
 def _one(seed: int, *, with_history: bool, as_json: bool) -> int:
@@ -67,16 +67,19 @@ def _every_step(processes: int | None, *, as_json: bool) -> int:
     from collections import Counter
 
     from wardround.client.cli.output import show, show_json, table
+    from wardround.client.cli.progress import progress
     from wardround.simulation.faults.every_step import every_cut, try_cuts
 
     cuts, undisturbed = every_cut()
     tried, failed = Counter[tuple[str, str]](), []
-    for result in try_cuts(cuts, undisturbed, processes=processes):
-        tried[result.cut.what, result.cut.service] += 1
-        if result.violations:
-            failed.append({"cut": str(result.cut), "violations": [str(each) for each in result.violations]})
-            if not as_json:
-                print("\n  ".join([f"{result.cut} breaks a promise:", *map(str, result.violations)]), flush=True)
+    with progress("steps") as tell:
+        for result in try_cuts(cuts, undisturbed, processes=processes):
+            tried[result.cut.what, result.cut.service] += 1
+            tell(tried.total(), len(cuts))
+            if result.violations:
+                failed.append({"cut": str(result.cut), "violations": [str(each) for each in result.violations]})
+                if not as_json:
+                    print("\n  ".join([f"{result.cut} breaks a promise:", *map(str, result.violations)]), flush=True)
     if as_json:
         steps = [{"what": what, "service": service, "steps": steps} for (what, service), steps in sorted(tried.items())]
         show_json({"steps": tried.total(), "by_service": steps, "failed": failed})
@@ -87,18 +90,21 @@ def _every_step(processes: int | None, *, as_json: bool) -> int:
     return Exit.ENDED_BADLY if failed else Exit.DONE
 
 
-def _many(verdicts: "Iterable[Verdict]", *, as_json: bool) -> int:
+def _many(verdicts: "Iterable[Verdict]", seeds: int, *, as_json: bool) -> int:
     from wardround.client.cli.output import show, show_json, table
+    from wardround.client.cli.progress import progress
     from wardround.simulation.faults.figures import Figures
     from wardround.simulation.faults.report import as_object, rows
 
     together, failed = Figures(), []
-    for verdict in verdicts:
-        together.add(verdict.figures)
-        if verdict.violations:
-            failed.append(verdict)
-            if not as_json:
-                _complain(verdict)
+    with progress("seeds") as tell:
+        for verdict in verdicts:
+            together.add(verdict.figures)
+            tell(together.runs, seeds)
+            if verdict.violations:
+                failed.append(verdict)
+                if not as_json:
+                    _complain(verdict)
     if as_json:
         show_json(as_object(together, len(failed)) | {"failed": [_as_object(verdict) for verdict in failed]})
     else:
