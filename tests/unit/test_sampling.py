@@ -121,14 +121,27 @@ def test_a_site_that_joins_late_does_not_catch_up_on_rounds_that_were_not_its_ow
     assert asked["clinic-3"] in (4, 5)  # of 8 rounds, as half of the sites are asked
 
 
-def test_more_rounds_go_on_with_the_turns_there_were() -> None:
-    course = trained(manifest_of(sites=4, sample=3, count=3))
-    course.order(ExtendExperiment(experiment="glioma-1", rounds=7))
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("sites", "sample"), [(4, 3), (3, 2)])
+def test_more_rounds_go_on_with_the_turns_there_were(sites: int, sample: int, seed: int) -> None:
+    course = trained(manifest_of(sites=sites, sample=sample, quorum=1, count=1).model_copy(update={"seed": seed}))
+    course.order(ExtendExperiment(experiment="glioma-1", rounds=2))
     course.enrol()
     while not course.known.ended:
         course.all_done()
-    assert len(samples(course)) == 7
+    assert len(samples(course)) == 2
     assert max(turns(course)) - min(turns(course)) <= 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_consent_given_again_between_two_rounds_costs_no_turn(seed: int) -> None:
+    course = Course(manifest_of(sites=3, sample=2, quorum=1, count=3).model_copy(update={"seed": seed}))
+    course.to_training()
+    (left_out,) = set(course.known.sites) - set(samples(course)[0])
+    course.consent(left_out, "withdrawn")
+    course.consent(left_out)
+    course.all_done()
+    assert left_out in samples(course)[1]
 
 
 def test_all_sites_evaluate_where_only_some_were_asked_to_train() -> None:
