@@ -45,7 +45,7 @@ class Judge:
             outcome = run_seed(schedule, self._place, self._worlds)
         except StuckError as error:
             violation = Violation("P1", str(error))
-            return Verdict(seed, schedule.profile, (violation,), Figures(), ""), None
+            return Verdict(seed, schedule.profile, (violation,), Figures(runs=1), ""), None
         violations = tuple(check(outcome, undisturbed=undisturbed))
         figures = figures_of(outcome, violations)
         return Verdict(seed, schedule.profile, violations, figures, outcome.history.digest), outcome
