@@ -8,8 +8,9 @@ from wardround.runtime.logging import configure_logging
 from wardround.simulation.faults.checker import Violation, check
 from wardround.simulation.faults.evidence import evidence_of
 from wardround.simulation.faults.figures import Figures, figures_of
-from wardround.simulation.faults.plan import Plan, schedule_of
+from wardround.simulation.faults.plan import Plan
 from wardround.simulation.faults.processes import in_processes
+from wardround.simulation.faults.profiles import schedule_of
 from wardround.simulation.faults.run import Outcome, Worlds, run_seed, run_with
 from wardround.simulation.faults.virtual_time import StuckError
 from wardround.simulation.faults.workplace import Workplace, workplace
