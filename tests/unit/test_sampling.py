@@ -144,6 +144,36 @@ def test_a_consent_given_again_between_two_rounds_costs_no_turn(seed: int) -> No
     assert left_out in samples(course)[1]
 
 
+HAPPENS = ("granted", "withdrawn", "set aside", "readmitted")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    between=st.lists(st.lists(st.tuples(st.sampled_from(HAPPENS), st.integers(1, 5)), max_size=4), max_size=10),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_whoever_comes_and_goes_turns_never_differ_by_more_than_one(
+    between: list[list[tuple[str, int]]], seed: int
+) -> None:
+    course = Course(manifest_of(sites=5, sample=2, quorum=1, count=30).model_copy(update={"seed": seed}))
+    course.to_training()
+    for events in between:
+        for happens, number in events:
+            site, words = f"clinic-{number}", len(course.entries)
+            match happens:
+                case "set aside":
+                    set_aside(course, site)
+                case "readmitted":
+                    course.order(ReadmitSite(experiment="glioma-1", site=site), f"word-{words}")
+                case verdict:
+                    course.consent(site, verdict)
+        if course.known.paused is not None or course.known.step is None:  # nobody is left to ask
+            return
+        course.all_done()
+        counted = [site.turns for site in course.known.sites.values()]
+        assert max(counted) - min(counted) <= 1
+
+
 def test_all_sites_evaluate_where_only_some_were_asked_to_train() -> None:
     evaluation = {"evaluation": {"final": True}}
     manifest = Manifest.model_validate(manifest_of(sites=4, sample=2, quorum="75%", count=1).model_dump() | evaluation)
