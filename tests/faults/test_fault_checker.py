@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from wardround.simulation.faults.checker import check
-from wardround.simulation.faults.evidence import evidence_of
+from wardround.simulation.faults.checker import PROMISES, check
+from wardround.simulation.faults.evidence import Evidence, evidence_of
 from wardround.simulation.faults.fates import Calm, Course
 from wardround.simulation.faults.history import Commanded, Line, Training
 from wardround.simulation.faults.plan import DAY, Plan, Schedule
 from wardround.simulation.faults.run import Outcome, run_with
 from wardround.simulation.faults.workplace import workplace
+from wardround_messages.journal import StepClosed
 from wardround_messages.names import AnswerKey, Task
+from wardround_messages.parts import NotCounted
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +155,49 @@ def test_what_is_wrong_is_named_with_its_promise(
     assert promise in {violation.promise for violation in check(outcome)}
 
 
+# --- entries that no coordinator would read: changed after they were ---------------------------------------------
+
+
+def broken(evidence: Evidence) -> set[str]:
+    return {promise for promise, holds in PROMISES for _ in holds(evidence)}
+
+
+def with_first_closing(outcome: Outcome, change: Callable[[StepClosed], dict[str, object]]) -> Evidence:
+    evidence = evidence_of(outcome)
+    (one, closed), *_ = evidence.closings
+    body = closed.model_copy(update=change(closed))
+    recorded = list(evidence.recorded)
+    recorded[one.entry.number] = replace(one, entry=one.entry.model_copy(update={"body": body}))
+    return replace(evidence, recorded=tuple(recorded))
+
+
+def test_a_site_that_is_counted_twice_is_named(outcome: Outcome) -> None:
+    assert "P2" in broken(with_first_closing(outcome, lambda closed: {"members": (*closed.members, *closed.members)}))
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [
+        ([(2, "superseded")], True),
+        ([(2, "not_asked")], True),
+        ([(2, "crashed"), (3, "not_asked")], True),
+        ([(2, "left_out")], False),
+        ([(3, "not_asked")], False),  # it follows on no answer: nobody had asked for it
+    ],
+)
+def test_a_lower_attempt_counted_in_place_of_a_higher_one_is_named(
+    outcome: Outcome, others: list[tuple[int, str]], named: bool
+) -> None:
+    def with_others(closed: StepClosed) -> dict[str, object]:
+        site = closed.members[0].site
+        return {"others": tuple(NotCounted(site=site, attempt=attempt, why=why) for attempt, why in others)}
+
+    assert broken(with_first_closing(outcome, with_others)) == ({"P2"} if named else set())
+
+
+# --- time --------------------------------------------------------------------------------------------------------
+
+
 def test_a_step_beyond_its_deadline_is_named(outcome: Outcome) -> None:
     hurried = replace(outcome, plan=replace(outcome.plan, deadline=-10))
     assert "P8" in {violation.promise for violation in check(hurried)}
@@ -161,6 +206,14 @@ def test_a_step_beyond_its_deadline_is_named(outcome: Outcome) -> None:
 class ClinicTwoFails(Calm):
     def training(self, task: str) -> Course:
         return Course(crashes="clinic-2" in task)
+
+
+@pytest.mark.parametrize(("over", "named"), [(-1000.0, {"P8"}), (0.0, set())])
+def test_a_clinic_that_is_left_out_long_after_the_last_fault_is_named(over: float, named: set[str]) -> None:
+    with workplace() as place:
+        outcome = run_with(Plan(quorum=1, grace=5), place, ClinicTwoFails())
+    outcome.history.faults_over = over
+    assert {violation.promise for violation in check(outcome)} == named
 
 
 def test_a_clinic_left_out_where_only_clocks_were_wrong_is_named() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from wardround.simulation.faults.campaign import Verdict, campaign, judge_seeds
 from wardround.simulation.faults.figures import Figures
-from wardround.simulation.faults.plan import PROFILES, schedule_of
+from wardround.simulation.faults.profiles import PROFILES, schedule_of
 
 SEEDS = 320
 # What a campaign must have brought about to be worth its name.

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 def wardround(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["wardround", *arguments])
-        return ended(), capsys.readouterr().out
+        code = ended()
+        said = capsys.readouterr()
+        return code, said.out + said.err
 
     return run
 
@@ -45,3 +47,8 @@ def test_the_number_of_steps_is_printed(wardround, monkeypatch: pytest.MonkeyPat
     code, printed = wardround("simtest", "--every-step", "--json", "--processes", "1")
     told = json.loads(printed)
     assert (code, told["steps"], told["failed"]) == (0, 5, [])
+
+
+def test_a_history_is_asked_for_with_its_seed(wardround) -> None:  # type: ignore[no-untyped-def]
+    code, printed = wardround("simtest", "--history", "--seeds", "3")
+    assert (code, printed) == (2, "wardround: --history is that of one schedule: add --seed N\n")

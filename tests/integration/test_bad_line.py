@@ -118,7 +118,7 @@ async def test_both_directions_share_a_limit_that_holds_up_nothing_small(
         direct.put(BUCKET, "updates/b", CONTENT, passage=passages[2]),
     )
     took = time.monotonic() - begun
-    assert 3 * len(CONTENT) / took == pytest.approx(4 * MIB, rel=0.1)
+    assert 2 * MIB < 3 * len(CONTENT) / took < 1.1 * 4 * MIB, "a busy machine may be slower"
     assert max(waits) < 1
     for key in ("updates/a", "updates/b"):
         assert await direct.read(BUCKET, key) == CONTENT

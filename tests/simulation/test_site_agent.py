@@ -24,6 +24,8 @@ from structlog.testing import capture_logs
 
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.clock import wall_clock
+from wardround.runtime.store.memory import MemoryStore
+from wardround.runtime.store.port import ObjectInfo, StoreUnavailableError
 from wardround.site_agent import duty, training
 from wardround.site_agent.inbox import REMEMBERED, Inbox
 from wardround.site_agent.inbox_file import InboxInUseError
@@ -952,6 +954,42 @@ async def test_a_training_that_ended_while_the_agent_was_down_is_not_done_again(
         answer = await clinic.answer(clinic.start())
     assert answer.outcome == "done"
     assert len(clinic.training.trained) == 1
+
+
+async def test_a_task_that_was_in_training_and_is_over_holds_no_slot_until_its_answer_is_stored(tmp_path: Path) -> None:
+    """The store is away for all that concerns its answer, and another task is ready to train."""
+
+    class Away(MemoryStore):
+        for_answer = ""
+
+        async def head(self, bucket: str, key: str) -> ObjectInfo:
+            return await super().head(bucket, self._reached(key))
+
+        async def create(self, bucket: str, key: str, data: bytes) -> None:
+            await super().create(bucket, self._reached(key), data)
+
+        def _reached(self, key: str) -> str:
+            if self.for_answer and key.startswith(self.for_answer):
+                raise StoreUnavailableError("away")
+            return key
+
+    clinic, store = Clinic(tmp_path, threads=True), Away()
+    clinic.store, clinic.training.before = store, until_cancelled
+    await clinic.open_experiment()
+    over, other = clinic.start(), clinic.start(task=Task.EVALUATE)
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(over)
+        await clinic.said(TaskStarted)
+    store.for_answer = "answers/r000001/train/"
+    clinic.training.before = lambda folder, cancelled: None
+    await clinic.hub.send(clinic.cancel(over))
+    await clinic.hub.send(other)
+    async with clinic.running():
+        assert (await clinic.answer(other)).outcome == "done"
+        assert not await clinic.has(store.for_answer)
+        store.for_answer = ""
+        assert (await clinic.answer(over)).outcome == "cancelled"
 
 
 async def test_a_folder_filled_for_another_job_is_filled_and_trained_anew(tmp_path: Path) -> None:

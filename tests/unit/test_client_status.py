@@ -13,15 +13,27 @@ from wardround.runtime.bus.messaging import Messenger
 from wardround.runtime.bus.port import BusUnavailableError
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.store.memory import MemoryStore
+from wardround.runtime.store.port import StoreUnavailableError
 from wardround_messages.events import OfTask
 from wardround_messages.topology import topology
+
+
+class Store(MemoryStore):
+    """Is away for whoever asks for an answer whose key begins so."""
+
+    away_for = "-"
+
+    async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        if key.startswith(self.away_for):
+            raise StoreUnavailableError("away")
+        return await super().read(bucket, key, offset=offset, length=length)
 
 
 class World:
     def __init__(self, story: Story) -> None:
         self.story = story
         self.broker = MemoryBroker(topology(SITES, ("researcher-a",)))
-        self.store = MemoryStore()
+        self.store = Store()
         self.broker_away = False
 
     async def says(self, message: OfTask) -> None:
@@ -76,6 +88,13 @@ async def test_what_was_said_in_an_earlier_round_is_no_news(world: World) -> Non
 async def test_without_the_broker_it_is_what_the_store_has(world: World) -> None:
     world.broker_away = True
     assert (await world.site("clinic-1")).state == "asked"
+
+
+async def test_a_store_that_goes_away_while_clinics_are_heard_takes_back_nothing(world: World) -> None:
+    await world.says(world.story.moving(2, "clinic-1", done=100, of=400))
+    await world.says(world.story.answered(2, "clinic-2"))
+    world.store.away_for = "answers/r000002/"
+    assert (await world.site("clinic-1")).state == "fetching"
 
 
 async def test_an_empty_stream_says_nothing(world: World) -> None:

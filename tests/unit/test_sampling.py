@@ -121,14 +121,57 @@ def test_a_site_that_joins_late_does_not_catch_up_on_rounds_that_were_not_its_ow
     assert asked["clinic-3"] in (4, 5)  # of 8 rounds, as half of the sites are asked
 
 
-def test_more_rounds_go_on_with_the_turns_there_were() -> None:
-    course = trained(manifest_of(sites=4, sample=3, count=3))
-    course.order(ExtendExperiment(experiment="glioma-1", rounds=7))
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("sites", "sample"), [(4, 3), (3, 2)])
+def test_more_rounds_go_on_with_the_turns_there_were(sites: int, sample: int, seed: int) -> None:
+    course = trained(manifest_of(sites=sites, sample=sample, quorum=1, count=1).model_copy(update={"seed": seed}))
+    course.order(ExtendExperiment(experiment="glioma-1", rounds=2))
     course.enrol()
     while not course.known.ended:
         course.all_done()
-    assert len(samples(course)) == 7
+    assert len(samples(course)) == 2
     assert max(turns(course)) - min(turns(course)) <= 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_consent_given_again_between_two_rounds_costs_no_turn(seed: int) -> None:
+    course = Course(manifest_of(sites=3, sample=2, quorum=1, count=3).model_copy(update={"seed": seed}))
+    course.to_training()
+    (left_out,) = set(course.known.sites) - set(samples(course)[0])
+    course.consent(left_out, "withdrawn")
+    course.consent(left_out)
+    course.all_done()
+    assert left_out in samples(course)[1]
+
+
+HAPPENS = ("granted", "withdrawn", "set aside", "readmitted")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    between=st.lists(st.lists(st.tuples(st.sampled_from(HAPPENS), st.integers(1, 5)), max_size=4), max_size=10),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_whoever_comes_and_goes_turns_never_differ_by_more_than_one(
+    between: list[list[tuple[str, int]]], seed: int
+) -> None:
+    course = Course(manifest_of(sites=5, sample=2, quorum=1, count=30).model_copy(update={"seed": seed}))
+    course.to_training()
+    for events in between:
+        for happens, number in events:
+            site, words = f"clinic-{number}", len(course.entries)
+            match happens:
+                case "set aside":
+                    set_aside(course, site)
+                case "readmitted":
+                    course.order(ReadmitSite(experiment="glioma-1", site=site), f"word-{words}")
+                case verdict:
+                    course.consent(site, verdict)
+        if course.known.paused is not None or course.known.step is None:  # nobody is left to ask
+            return
+        course.all_done()
+        counted = [site.turns for site in course.known.sites.values()]
+        assert max(counted) - min(counted) <= 1
 
 
 def test_all_sites_evaluate_where_only_some_were_asked_to_train() -> None:

@@ -58,7 +58,7 @@ def says(monkeypatch: pytest.MonkeyPatch, state: AgentState) -> None:
 async def test_a_running_agent_is_asked(clinic: Clinic, cli: Cli) -> None:
     await clinic.open_experiment()
     path = socket_of(clinic.settings.paths.inbox)
-    async with clinic.running(door=Control(path)), asyncio.timeout(5):
+    async with clinic.running(door=Control(path)), asyncio.timeout(30):
         while not path.exists():  # noqa: ASYNC110 - what is waited for lies in the file system
             await asyncio.sleep(0.01)
         result = await cli()

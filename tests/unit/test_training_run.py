@@ -531,3 +531,8 @@ def test_a_first_model_with_other_tensors_is_unsuitable_and_changes_no_later_rou
     hint = result_of(tmp_path / "round-1").failure
     assert hint is not None
     assert "tensor 'weights.000' of the received model is float32[3]" in hint.hint
+
+
+def test_what_measures_the_model_of_round_1_is_not_given_the_first_one(tmp_path: Path, data: Path) -> None:
+    model = save({"weights.000": np.zeros(3, np.float32)})
+    assert run_folder(fill(tmp_path / "task", Task.EVALUATE, data, model=model, round=1)).failure is None

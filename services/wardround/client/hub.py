@@ -28,7 +28,7 @@ from wardround.runtime.bus.port import BusError
 from wardround.runtime.patience import patiently
 from wardround.runtime.store.download import keep_on
 from wardround.runtime.store.passage import Passage
-from wardround.runtime.store.port import NotFoundError
+from wardround.runtime.store.port import NotFoundError, StoreUnavailableError
 from wardround.runtime.store.transfer import file_digest
 from wardround_messages.commands import (
     AbortExperiment,
@@ -148,7 +148,8 @@ class Hub(Reach):
     async def view(self, experiment: str) -> ExperimentView | None:
         """How the experiment stands; None where there is none.
 
-        The store has all that counts. What clinics do just now is on the stream: without the broker it is left out.
+        The store has all that counts. What clinics do just now is on the stream: it is left out where it cannot be
+        heard.
 
         Raises:
             JournalBrokenError, IllegalEntryError: not even its first entry can be believed.
@@ -161,7 +162,7 @@ class Hub(Reach):
 
     async def _overhear(self, follower: Follower) -> None:
         """Take in what the clinics said lately of what they do in the open step."""
-        with suppress(TimeoutError, BusError):
+        with suppress(TimeoutError, BusError, StoreUnavailableError):
             async with asyncio.timeout(OVERHEARS_WITHIN):
                 end = await self._end_of_stream()
                 if end is None:

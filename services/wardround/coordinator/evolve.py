@@ -89,7 +89,7 @@ def _apply(state: State, body: facts.Fact, entry: JournalEntry) -> State:
         case facts.SiteSetAside():
             return _site(state, body.site, set_aside=True)
         case facts.SiteReadmitted():
-            return _with_turns(_site(state, body.site, set_aside=False, misses=0), body.site)
+            return _site(state, body.site, set_aside=False, misses=0)
         case facts.Pruned():
             return _pruned(state, body)
     require(state.paused is None, f"the experiment is paused ({state.paused})")
@@ -128,16 +128,7 @@ def _consented(state: State, body: facts.SiteConsented) -> State:
     if site.granted and body.verdict != "granted":  # about more rounds: what was granted stands
         considered = site.offer if body.verdict == "pending" else body.offer
         return _site(state, body.site, consent=body.consent, offer=considered)
-    after = _site(state, body.site, verdict=body.verdict, rounds=body.rounds, consent=body.consent, offer=body.offer)
-    return _with_turns(after, body.site) if body.verdict == "granted" else after
-
-
-def _with_turns(state: State, name: str) -> State:
-    """Whoever joins while rounds go on is counted as many turns as the one of the others that had least."""
-    others = (
-        site.turns for other, site in state.sites.items() if other != name and site.granted and not site.set_aside
-    )
-    return _site(state, name, turns=max(state.sites[name].turns, min(others, default=0)))
+    return _site(state, body.site, verdict=body.verdict, rounds=body.rounds, consent=body.consent, offer=body.offer)
 
 
 def _withdrew(state: State, body: facts.SiteWithdrew) -> State:

@@ -45,12 +45,19 @@ def step_opened(state: State, body: facts.StepOpened, entry: JournalEntry) -> St
     passed = frozenset((answer.site, answer.attempt) for answer in body.passed if answer.why != UNANSWERED)
     tried = (*state.tried, *body.asked) if body.task is Task.INITIALISE else ()
     revoked = (*state.revoked, *_stragglers(step, body.passed))
-    sites = _with_a_turn_more(state, body.asked) if body.task is Task.TRAIN else state.sites
+    sites = _with_turns(state, body) if body.task is Task.TRAIN else state.sites
     return _account(replace(state, step=step, sites=sites, tried=tried, revoked=revoked), step.name, passed)
 
 
-def _with_a_turn_more(state: State, asked: Iterable[str]) -> Mapping[str, Site]:
-    return {**state.sites, **{name: replace(state.sites[name], turns=state.sites[name].turns + 1) for name in asked}}
+def _with_turns(state: State, body: facts.StepOpened) -> Mapping[str, Site]:
+    """Whoever is asked has a turn more; who cannot be asked keeps up with the one of the others that has fewest."""
+    turns = {name: site.turns + (name in body.asked) for name, site in state.sites.items()}
+    can = {name for name, site in state.sites.items() if site.may_be_asked(body.round)}
+    fewest = min((turns[name] for name in can), default=0)
+    return {
+        name: replace(site, turns=turns[name] if name in can else max(turns[name], fewest))
+        for name, site in state.sites.items()
+    }
 
 
 def _is_next(state: State, body: facts.StepOpened) -> bool:

@@ -44,7 +44,7 @@ def _considering(state: State, round_: int, now: datetime) -> bool:
 
 def eligible(state: State, round_: int) -> list[str]:
     """The sites, sorted, that may be asked in the round: granted for it, and not set aside."""
-    return [name for name, site in state.sites.items() if site.granted and not site.set_aside and site.rounds >= round_]
+    return [name for name, site in state.sites.items() if site.may_be_asked(round_)]
 
 
 def quorum_of_round(state: State) -> int:

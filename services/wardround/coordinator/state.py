@@ -20,8 +20,8 @@ AnswerName = tuple[str, int]  # site, attempt
 class Site:
     """What the journal knows of a site. `offer` is the offer its latest consent answers, -1 before the first.
 
-    `turns` counts the rounds in which it was asked to train; a site that joins, or joins again, has as many as whoever
-    of the others has least, so that it does not catch up on rounds that were none of its own.
+    `turns` counts the rounds in which it was asked to train. Where it could not be asked, it has as many as whoever of
+    the others has least, so that it does not catch up on rounds that were none of its own.
     """
 
     verdict: Literal["granted", "declined", "pending", "withdrawn"] | None = None
@@ -35,6 +35,10 @@ class Site:
     @property
     def granted(self) -> bool:
         return self.verdict == "granted"
+
+    def may_be_asked(self, round_: int) -> bool:
+        """Whether it granted the round, and is not set aside."""
+        return self.granted and not self.set_aside and self.rounds >= round_
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Whose turn it is: a clinic trains a few tasks at a time, and no experiment holds the others back.
 
 A free slot goes to the experiment that has fewest at the moment, among equals to the one that was served longest ago;
-within an experiment first come is first served. So whoever waits is passed by no other experiment twice.
+within an experiment first come is first served. So an experiment that waits and has no slot is passed by no other
+twice.
 """
 
 import asyncio

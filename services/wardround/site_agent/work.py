@@ -116,6 +116,7 @@ class Work:
             log.exception("task_broke_the_agent", task=str(hand.start.task_id))
             await self._stop_leftover(hand)
             answer = self._ended(hand, TaskEndsError("failed", hand.phase, "agent_error"))
+        self._leave(hand)  # a store that is away holds the answer up, and no other training
         try:
             await self._submission.submit(hand, answer, None if update is None else update.content)
         except RefusedError as refusal:
@@ -245,6 +246,7 @@ class Work:
 
     async def _end_cancelled(self, hand: Hand, reason: str) -> None:
         await self._stop_leftover(hand)
+        self._leave(hand)
         if await self._submission.is_answered(hand.start):
             await self._submission.close(hand, "answered")
             return

@@ -75,7 +75,7 @@ class TrainingJob(Generic[P]):
         self.rng = np.random.default_rng(job.seed)
         """The only source of randomness that a NumPy trainer should use: seeded by the job."""
         self.seed = job.seed
-        self.begins = job.round == 1
+        self.begins = job.task is Task.TRAIN and job.round == 1
         """Whether the model given is the experiment's first, which may come from elsewhere."""
         self.carry = carry
         """A folder that this site keeps for the experiment, between rounds."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wardround.client.cli.errors import Exit
+from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.optional import needing
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def simtest(
 
     Coordinator, aggregator, metrics and site-agents are the real ones, on embedded adapters and a clock that jumps.
     """
+    if history and seed is None:
+        raise CommandError("--history is that of one schedule: add --seed N")
     with needing("simtest", extra="simulation"):
         from wardround.simulation.faults.campaign import campaign
 

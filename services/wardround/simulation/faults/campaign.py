@@ -1,16 +1,16 @@
 """Many seeds, on several processors: what each of them came to, and what they come to together."""
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 
 from wardround.runtime.logging import configure_logging
 from wardround.simulation.faults.checker import Violation, check
 from wardround.simulation.faults.evidence import evidence_of
 from wardround.simulation.faults.figures import Figures, figures_of
-from wardround.simulation.faults.plan import Plan, schedule_of
+from wardround.simulation.faults.plan import Plan
+from wardround.simulation.faults.processes import in_processes
+from wardround.simulation.faults.profiles import schedule_of
 from wardround.simulation.faults.run import Outcome, Worlds, run_seed, run_with
 from wardround.simulation.faults.virtual_time import StuckError
 from wardround.simulation.faults.workplace import Workplace, workplace
@@ -46,7 +46,7 @@ class Judge:
             outcome = run_seed(schedule, self._place, self._worlds)
         except StuckError as error:
             violation = Violation("P1", str(error))
-            return Verdict(seed, schedule.profile, (violation,), Figures(), ""), None
+            return Verdict(seed, schedule.profile, (violation,), Figures(runs=1), ""), None
         violations = tuple(check(outcome, undisturbed=undisturbed))
         figures = figures_of(outcome, violations)
         return Verdict(seed, schedule.profile, violations, figures, outcome.history.digest), outcome
@@ -75,11 +75,5 @@ def judge_seeds(seeds: Sequence[int], worlds: Worlds = World) -> list[Verdict]:
 def campaign(seeds: Sequence[int], *, processes: int | None = None, worlds: type[World] = World) -> Iterator[Verdict]:
     """The verdicts on the seeds, as they come."""
     batches = [seeds[start : start + AT_ONCE] for start in range(0, len(seeds), AT_ONCE)]
-    workers = min(processes or os.cpu_count() or 1, len(batches))
-    if workers <= 1:
-        for batch in batches:
-            yield from judge_seeds(batch, worlds)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(judge_seeds, batch, worlds) for batch in batches]):
-            yield from future.result()
+    for verdicts in in_processes(partial(judge_seeds, worlds=worlds), batches, processes=processes):
+        yield from verdicts

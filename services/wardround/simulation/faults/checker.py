@@ -17,6 +17,7 @@ from wardround_messages.names import AnswerKey, GlobalKey, UpdateKey, parse_key
 from wardround_messages.names import Task as TaskKind
 from wardround_messages.parts import Member
 
+SEEN_TO_BE_DONE = frozenset({"superseded", "not_asked"})  # why a sound answer was not counted
 WRITTEN_ONCE = ("journal/", "answers/", "consent/", "results/")
 
 
@@ -88,12 +89,22 @@ def _each_counts_once(evidence: Evidence) -> Iterator[str]:
         for site in sorted({site for site in sites if sites.count(site) > 1}):
             yield f"{site} is counted twice in entry {one.entry.number}"
         for member in closed.members:
-            higher = [o.attempt for o in closed.others if o.site == member.site and o.why == "superseded"]
-            if any(attempt > member.attempt for attempt in higher):
+            if (higher := _done_above(member, closed)) is not None:
                 yield f"entry {one.entry.number} counts attempt {member.attempt} of {member.site}, and {higher} is done"
     rounds = [adopted.round for _, adopted, _ in evidence.adoptions]
     if len(set(rounds)) != len(rounds):
         yield f"a round has two models: {rounds}"
+
+
+def _done_above(member: Member, closed: StepClosed) -> int | None:
+    """An attempt that follows on the one counted and was seen to be done, by what the entry says of the others."""
+    others = {other.attempt: other.why for other in closed.others if other.site == member.site}
+    attempt = member.attempt + 1
+    while attempt in others:
+        if others[attempt] in SEEN_TO_BE_DONE:
+            return attempt
+        attempt += 1
+    return None
 
 
 def _every_member_was_asked_for(evidence: Evidence) -> Iterator[str]:

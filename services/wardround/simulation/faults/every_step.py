@@ -5,12 +5,10 @@ a service changes nothing but its memory and folders that count only once a last
 leaves what a kill at the next step leaves.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +17,7 @@ from wardround.simulation.faults.checker import Violation, check
 from wardround.simulation.faults.evidence import evidence_of
 from wardround.simulation.faults.fates import UNDISTURBED, Calm, Fate, Fates, Moment, Port
 from wardround.simulation.faults.plan import Plan
+from wardround.simulation.faults.processes import in_processes
 from wardround.simulation.faults.run import Outcome, run_with
 from wardround.simulation.faults.virtual_time import StuckError
 from wardround.simulation.faults.workplace import Workplace, workplace
@@ -141,11 +140,6 @@ def try_cuts(
 ) -> Iterator[Result]:
     """What each of the cuts comes to, as they come."""
     batches = [cuts[start : start + AT_ONCE] for start in range(0, len(cuts), AT_ONCE)]
-    workers = min(processes or os.cpu_count() or 1, len(batches))
-    if workers <= 1:
-        for batch in batches:
-            yield from judge_cuts(batch, undisturbed, plan)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(judge_cuts, batch, undisturbed, plan) for batch in batches]):
-            yield from future.result()
+    judge = partial(judge_cuts, undisturbed=undisturbed, plan=plan)
+    for results in in_processes(judge, batches, processes=processes):
+        yield from results

@@ -130,9 +130,10 @@ def _recoveries(outcome: Outcome) -> dict[str, list[float]]:
 
 
 def _undone(outcome: Outcome, fault: Injected) -> float:
-    """When the fault was undone: what was killed was started again."""
+    """When the fault was undone: what was killed was started again, and what lasted was put right at the latest with
+    all else."""
     if fault.over is not None:
-        return fault.over
+        return min(fault.over, outcome.history.faults_over)
     starts = (line.at for line in outcome.history.lines if (line.who, line.what) == (fault.target, "started"))
     return next((at for at in starts if at >= fault.at), fault.at)
 

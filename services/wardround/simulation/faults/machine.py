@@ -15,10 +15,6 @@ from wardround_messages.task_folder import FOLDER_AT_MOST, METRICS, RESULT, Metr
 LOOKS_EVERY = 1.0  # seconds: how soon a training notices that it was cancelled
 
 
-class CrashedError(Exception):
-    """The training came to a bad end, as it was fated."""
-
-
 class Machine(InlineScheduler):
     """Runs the real task in its folder, at the end of the time that the training takes."""
 
