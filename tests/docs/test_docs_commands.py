@@ -64,7 +64,9 @@ def checkout(root: Path) -> Path:
     (inner / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     for name, module in COMMANDS.items():
         command = root / ".venv" / "bin" / name
-        command.write_text(f"#!{root / '.venv' / 'bin' / 'python'}\nfrom {module} import run\nrun()\n")
+        command.write_text(
+            f"#!{root / '.venv' / 'bin' / 'python'}\nfrom {module} import run\nif __name__ == '__main__':\n    run()\n"
+        )
         command.chmod(0o755)
     return root
 
