@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -120,15 +121,24 @@ def make_minio(
     return MinioServer(f"{scheme}://{LOOPBACK}:{port}", port, Child(program), receiver)
 
 
-@pytest.fixture(scope="session")
-def webhook() -> Iterator[Receiver]:
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver at work, in a thread of its own."""
     receiver = Receiver()
     thread = Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    yield receiver
-    receiver.server.shutdown()
-    thread.join()
-    receiver.server.server_close()
+    try:
+        yield receiver
+    finally:
+        receiver.server.shutdown()
+        thread.join()
+        receiver.server.server_close()
+
+
+@pytest.fixture(scope="session")
+def webhook() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture(scope="session")

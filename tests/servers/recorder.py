@@ -1,0 +1,239 @@
+"""What happened in an experiment on a real stack, recorded from outside, as the history that the checker of the
+simulation judges: the store's audit log, the commands at the broker, the trainings, each service's own figures, and
+the supervisor's log. No service knows of it.
+
+Where a journal is broken is not recorded: services do not tell it.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+from minio import Minio
+from prometheus_client.parser import text_string_to_metric_families
+
+from servers.audit import Call, StoreAudit, read_object
+from servers.overhearing import overhearing
+from servers.trainings import Seen, Trainings
+from wardround.coordinator.state import State
+from wardround.runtime.bus.port import Delivery
+from wardround.simulation.faults.followed import Followed
+from wardround.simulation.faults.history import SOMEBODY, Commanded, History, Line, Training, Written
+from wardround.simulation.faults.plan import Incident, Plan, Schedule
+from wardround.simulation.faults.run import Outcome
+from wardround.simulation.sites import SITE_FILE
+from wardround.site_agent.settings import load_site
+from wardround.stack.folder import LOGS
+from wardround.stack.folder import Plan as StackPlan
+from wardround.stack.loopback import loopback_client
+from wardround.stack.sites import SITES
+from wardround_messages.manifest import Manifest, share_of
+from wardround_messages.names import AnswerKey, bucket_of, parse_task_id
+
+UNRECORDED = frozenset({"broken journals"})
+FIGURES_EVERY = 1.0  # seconds
+HEARD_WITHIN = 10.0  # seconds: until the audit log has told of all that lies in the store
+FAILED_CALLS = ("wardround_store_seconds_count", "wardround_publish_seconds_count")
+KILLED = -9
+
+
+class Recording:
+    """Of one experiment. `history` grows while the experiment goes on."""
+
+    def __init__(self, folder: Path, stack: StackPlan, manifest: Manifest, root: Minio) -> None:
+        self.began = time.time()
+        self.history = History(self._clock)
+        self.plan = plan_of(manifest, stack)
+        self.trainings = Trainings(
+            {site: load_site(folder / SITES / site / SITE_FILE).paths.spool for site in stack.sites}, manifest.id
+        )
+        self._experiment = manifest.id
+        self._bucket = bucket_of(manifest.id)
+        self._stack = stack
+        self._root = root
+        self._journal = Followed(self.history)
+        self._there: set[str] = set()
+        self._supervisor = folder / LOGS / "supervisor.log"
+        self._supervised_before = self._supervisor.stat().st_size
+
+    @property
+    def state(self) -> State | None:
+        """As the journal tells it, None before entry 0."""
+        return self._journal.state
+
+    async def until(self, told: Callable[[State], bool], *, within: float = 90) -> None:
+        """Wait until the journal tells so."""
+        async with asyncio.timeout(within):
+            while (state := self.state) is None or not told(state):  # noqa: ASYNC110 - told by another thread
+                await asyncio.sleep(0.02)
+
+    async def until_training(self, site: str, round_: int, *, within: float = 90) -> None:
+        """Wait until the site trains in that round."""
+        async with asyncio.timeout(within):
+            while not any(  # noqa: ASYNC110 - processes raise no event
+                each.site == site and parse_task_id(each.task).round == round_ and each.ended is None
+                for each in self.trainings.seen
+            ):
+                await asyncio.sleep(0.02)
+
+    # --- what is heard -----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def at_work(self, audit: StoreAudit, password: str) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(audit.listening(self._bucket, self._heard_call))
+            await stack.enter_async_context(overhearing(self._stack, password, self._heard_command))
+            watching = [asyncio.create_task(self.trainings.watch()), asyncio.create_task(self._read_figures())]
+            try:
+                yield
+            finally:
+                for each in watching:
+                    each.cancel()
+                ended = await asyncio.gather(*watching, return_exceptions=True)
+                assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
+
+    def _clock(self) -> float:
+        return time.time() - self.began
+
+    def _second(self, at: datetime) -> float:
+        return at.timestamp() - self.began
+
+    def _heard_call(self, call: Call) -> None:
+        at = self._second(call.at)
+        if call.wrote and call.data is not None:
+            fresh = call.key not in self._there
+            self._there.add(call.key)
+            method = "create" if call.conditional else "put"
+            self.history.written.append(Written(at, call.login, call.bucket, call.key, call.data, method, fresh))
+        elif call.api == "DeleteObject":
+            self._there.discard(call.key)
+        elif call.read and call.login == "coordinator":
+            self.history.read_by_coordinators.setdefault(call.key, at)
+        elif call.status == 412:
+            self.history.lines.append(Line(at, call.login, "412", call.key))
+
+    async def _heard_command(self, delivery: Delivery) -> None:
+        packet = delivery.packet
+        if packet.correlation_id == self._experiment and packet.user_id == "coordinator" and packet.message_id:
+            said = Commanded(self._clock(), "coordinator", packet.message_id, packet.body.decode())
+            self.history.commanded.append(said)
+
+    async def _read_figures(self) -> None:
+        """Count the calls in vain, as each service counts them itself: a life that ends between two looks takes those
+        of its last second along."""
+        known: Counter[str] = Counter()
+        async with loopback_client(timeout=FIGURES_EVERY) as client:
+            while True:
+                for name in self._stack.services:
+                    try:
+                        told = await client.get(f"http://127.0.0.1:{self._stack.ports[name]}/metrics")
+                    except httpx.HTTPError:
+                        continue
+                    failed = _failed_calls(told.text)
+                    new = failed if failed < known[name] else failed - known[name]
+                    self.history.failed_calls[name, int(self._clock())] += new
+                    known[name] = failed
+                await asyncio.sleep(FIGURES_EVERY)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def outcome(self) -> Outcome:
+        """What there is to be judged, once the experiment has ended and no clinic trains any more."""
+        history = self.history
+        history.ended = self._clock()
+        async with asyncio.timeout(60):
+            while self.trainings.at_work:  # noqa: ASYNC110 - processes raise no event
+                await asyncio.sleep(0.1)
+        objects = await asyncio.to_thread(self._objects)
+        history.written.sort(key=lambda one: one.at)
+        history.trainings = [self._training(each) for each in self.trainings.seen]
+        history.crashes = list(self._deaths_of_their_own())
+        incidents = tuple(
+            Incident(one.at, one.kind, one.target, 0.0 if one.over is None else one.over - one.at)
+            for one in history.injected
+        )
+        schedule = Schedule(seed=0, profile="servers", plan=self.plan, lasts=history.faults_over, incidents=incidents)
+        return Outcome(self.plan, schedule, history, objects, broken={}, unrecorded=UNRECORDED)
+
+    def _objects(self) -> dict[str, bytes]:
+        """All that lies in the store. What the audit log never told of, as the store died before, is told here."""
+        until = time.monotonic() + HEARD_WITHIN
+        listed = {one.object_name: one for one in self._root.list_objects(self._bucket, recursive=True)}
+        while time.monotonic() < until and not listed.keys() <= {one.key for one in self.history.written}:
+            time.sleep(0.2)
+        objects = {key: read_object(self._root, self._bucket, key) for key in listed}
+        for key in listed.keys() - {one.key for one in self.history.written}:
+            at = self._second(listed[key].last_modified)
+            self.history.written.append(Written(at, SOMEBODY, self._bucket, key, objects[key], "put", fresh=True))
+        return objects
+
+    def _training(self, seen: Seen) -> Training:
+        began, ended = self._second(seen.began), self._second(seen.last)
+        return Training(seen.site, f"{seen.site}'s machine", seen.task, began, ended, self._end_of(seen, began, ended))
+
+    def _end_of(self, seen: Seen, began: float, ended: float) -> str:
+        last = [each for each in self.trainings.seen if each.task == seen.task][-1]
+        if seen.result or (seen is last and self._answered_done(seen.task)):
+            return "done"
+        killed = (one for one in self.history.injected if one.kind == "killed" and one.target == seen.site)
+        if any(began - 1 <= one.at <= ended + 1 for one in killed):
+            return "lost"  # the agent's trainings end with it
+        return "stopped" if self._answered(seen.task) else "crashed"
+
+    def _answered(self, task: str) -> Written | None:
+        name = parse_task_id(task)
+        return self.history.answers.get(AnswerKey(name.round, name.task, name.site, name.attempt))
+
+    def _answered_done(self, task: str) -> bool:
+        answer = self._answered(task)
+        return answer is not None and json.loads(answer.data)["outcome"] == "done"
+
+    def _deaths_of_their_own(self) -> list[Line]:
+        """Of programs that nobody killed here."""
+        killed = Counter(one.target for one in self.history.injected if one.kind in ("killed", "broker wiped"))
+        found = []
+        with self._supervisor.open() as log:
+            log.seek(self._supervised_before)
+            for line in log:
+                told = json.loads(line) if line.startswith("{") else {}
+                if told.get("event") != "program_died":
+                    continue
+                name = told["program"]
+                if told["status"] == KILLED and killed[name] > 0:
+                    killed[name] -= 1
+                else:
+                    at = self._second(datetime.fromisoformat(told["timestamp"]))
+                    found.append(Line(at, name, "crashed", f"it ended with status {told['status']}"))
+        return found
+
+
+def plan_of(manifest: Manifest, stack: StackPlan) -> Plan:
+    """The experiment as the checker knows it."""
+    return Plan(
+        sites=len(manifest.cohort.sites),
+        rounds=manifest.rounds.count,
+        quorum=share_of(manifest.cohort.quorum, len(manifest.cohort.sites)),
+        weighted=manifest.strategy.weight == "cases",
+        evaluates=manifest.evaluation.final,
+        deadline=manifest.rounds.deadline,
+        grace=manifest.rounds.grace,
+        pauses=manifest.rounds.on_missed == "pause",
+        coordinators=stack.coordinators,
+        aggregators=stack.aggregators,
+    )
+
+
+def _failed_calls(told: str) -> int:
+    """At the store and the broker, since the service began."""
+    return sum(
+        int(sample.value)
+        for family in text_string_to_metric_families(told)
+        for sample in family.samples
+        if sample.name in FAILED_CALLS and sample.labels["outcome"] == "unavailable"
+    )
