@@ -35,7 +35,7 @@ async def line(line_of_module: Line) -> Line:
 async def test_the_others_go_on_without_a_clinic_that_is_cut_off_and_it_joins_them_again(
     stack: Stack, line: Line, fault_table: FaultTable
 ) -> None:
-    rounds = 16
+    rounds = 24
     missed = AnswerKey(2, Task.TRAIN, CUT_OFF, 1)
     async with trial(stack, adding("cut-off", rounds, quorum=2, deadline=30, grace=2)) as disturbed:
         await disturbed.recording.until_training(CUT_OFF, 2)
