@@ -12,7 +12,7 @@ export UV_LINK_MODE ?= copy
 export UV_SYSTEM_CERTS ?= true
 export UV_NATIVE_TLS ?= true
 
-.PHONY: help setup servers airflow demo check test lint types unit benchmarks benchmarks-servers benchmarks-airflow contract requirements format clean
+.PHONY: help setup servers airflow demo check test faults lint types unit benchmarks benchmarks-servers benchmarks-airflow contract requirements format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,8 +33,11 @@ check: $(VENV)/.dev lint types unit ## Style, types, layers and all tests that n
 
 test: $(VENV)/.dev $(VENV)/.torch servers lint types ## Set up everything, RabbitMQ, MinIO and Airflow included, and run all tests
 	$(BIN)/coverage erase
-	CI=$${CI:-true} $(BIN)/coverage run -m pytest -q
+	CI=$${CI:-true} $(BIN)/coverage run -m pytest -q -m "not faults"
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -n 25
+
+faults: $(VENV)/.dev $(VENV)/.torch servers ## Kill, freeze, wipe, fill up and cut off real servers, and judge what is left; FAULTS_SEED=n: the same again
+	CI=$${CI:-true} $(BIN)/pytest -q tests/server_faults
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -69,6 +69,12 @@ async def stalled(line: Line) -> None:
     await asyncio.sleep(8)
 
 
+async def stalled_for_long(line: Line) -> None:
+    """Longer than a connection to the broker, or a call at the store, takes to be given up."""
+    line.worsen(stalled=True)
+    await asyncio.sleep(40)
+
+
 async def mute(line: Line) -> None:
     line.worsen(mute=True)
     await asyncio.sleep(8)
@@ -95,7 +101,7 @@ async def slow(line: Line) -> None:
 
 
 async def sliced(line: Line) -> None:
-    line.worsen(piece=64)
+    line.worsen(piece=32)
     await asyncio.sleep(8)
 
 
@@ -106,14 +112,14 @@ async def breaking(line: Line) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("bad", [cut, flapping, stalled, mute, deaf, slow, sliced, breaking])
+@pytest.mark.parametrize("bad", [cut, flapping, stalled, stalled_for_long, mute, deaf, slow, sliced, breaking])
 async def test_a_bad_line_changes_nothing_but_the_time(
     stack: Stack, line: Line, undisturbed: Undisturbed, fault_table: FaultTable, bad: Callable[[Line], Awaitable[None]]
 ) -> None:
-    manifest = adding(f"line-{bad.__name__}", 4)
+    manifest = adding(f"line-{bad.__name__.replace('_', '-')}", 6)
     async with trial(stack, manifest) as disturbed:
         await disturbed.recording.until_training(CUT_OFF, 2)
-        async with disturbed.disturber.during(f"line {bad.__name__}", CUT_OFF):
+        async with disturbed.disturber.during(f"line {bad.__name__.replace('_', ' ')}", CUT_OFF):
             await bad(line)
             await line.mend()
         outcome = await disturbed.until_ended()
@@ -121,4 +127,4 @@ async def test_a_bad_line_changes_nothing_but_the_time(
     expected = await undisturbed(manifest)
     fault_table.judge(outcome, expected)
     assert model_of(outcome) == expected
-    assert members_of(outcome) == {round_: set(SITES) for round_ in range(1, 5)}
+    assert members_of(outcome) == {round_: set(SITES) for round_ in range(1, 7)}

@@ -71,7 +71,7 @@ async def inbox(stack: Stack) -> AsyncIterator[SmallDisk]:
 async def test_a_full_spool_holds_the_clinic_up_until_there_is_room(
     stack: Stack, spool: SmallDisk, undisturbed: Undisturbed, fault_table: FaultTable
 ) -> None:
-    await assert_waits_for_room(stack, "full-spool", spool, undisturbed, fault_table)
+    await assert_waits_for_room(stack, "full-spool", spool, "the disk is full", undisturbed, fault_table)
     assert not list((stack.folder / FOLDER / SITE / "spool").rglob("*.part"))
 
 
@@ -79,21 +79,21 @@ async def test_a_full_spool_holds_the_clinic_up_until_there_is_room(
 async def test_a_full_disk_under_the_inbox_holds_the_clinic_up_until_there_is_room(
     stack: Stack, inbox: SmallDisk, undisturbed: Undisturbed, fault_table: FaultTable
 ) -> None:
-    await assert_waits_for_room(stack, "full-inbox", inbox, undisturbed, fault_table)
+    await assert_waits_for_room(stack, "full-inbox", inbox, "the inbox cannot be written", undisturbed, fault_table)
 
 
 async def assert_waits_for_room(
-    stack: Stack, name: str, disk: SmallDisk, undisturbed: Undisturbed, fault_table: FaultTable
+    stack: Stack, name: str, disk: SmallDisk, said: str, undisturbed: Undisturbed, fault_table: FaultTable
 ) -> None:
     manifest = adding(name, ROUNDS)
     log = stack.folder / LOGS / f"{SITE}.log"
     before = log.stat().st_size
     async with trial(stack, manifest) as disturbed:
         await disturbed.recording.until_training(SITE, 2)
-        async with disturbed.disturber.during(f"{name.replace('-', ' ')}", SITE):
+        async with disturbed.disturber.during(name.replace("-", " "), SITE):
             disk.fill()
             async with asyncio.timeout(60):
-                while "the disk is full" not in log.read_text()[before:]:  # noqa: ASYNC110
+                while said not in log.read_text()[before:]:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
             assert not disturbed.ended
             disk.make_room()

@@ -24,7 +24,7 @@ ROUND_TAKES = 1.3  # seconds, about
 GOES_ON_WITHIN = 5.0  # seconds after what was killed works again
 
 
-async def test_each_service_killed_once_with_its_twin_changes_nothing(
+async def test_a_process_killed_in_the_middle_changes_nothing(
     stack: Stack, undisturbed: Undisturbed, fault_table: FaultTable
 ) -> None:
     kills = ((*COORDINATORS, "metrics"), AGGREGATORS, *((site,) for site in SITES))
@@ -46,7 +46,7 @@ async def test_all_services_at_once_change_nothing(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("program", ALL)
+@pytest.mark.parametrize("program", ["coordinator", "aggregator", "metrics", "clinic-2"])
 async def test_a_service_killed_at_several_moments_of_a_round_changes_nothing(
     stack: Stack, undisturbed: Undisturbed, fault_table: FaultTable, program: str, faults_seed: int
 ) -> None:

@@ -45,14 +45,16 @@ async def test_random_kills_change_nothing(
     stack: Stack, undisturbed: Undisturbed, fault_table: FaultTable, faults_seed: int
 ) -> None:
     manifest = adding("random-kills", ROUNDS, deadline=300)
-    async with trial(stack, manifest) as disturbed, asyncio.TaskGroup() as killing:
-        began = disturbed.recording.history.clock()
-        for kill in kills_of(faults_seed):
-            await asyncio.sleep(max(began + kill.at - disturbed.recording.history.clock(), 0))
-            alive = [program for program in kill.programs if stack.is_running(program)]
-            if disturbed.ended:
-                break
-            killing.create_task(disturbed.disturber.kill(*alive))
+    async with trial(stack, manifest) as disturbed:
+        clock = disturbed.recording.history.clock
+        began = clock()
+        async with asyncio.TaskGroup() as killing:
+            for kill in kills_of(faults_seed):
+                await asyncio.sleep(max(began + kill.at - clock(), 0))
+                if disturbed.ended:
+                    break
+                alive = [program for program in kill.programs if stack.is_running(program)]
+                killing.create_task(disturbed.disturber.kill(*alive))
         outcome = await disturbed.until_ended(within=300)
 
     expected = await undisturbed(manifest)

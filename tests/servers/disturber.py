@@ -34,27 +34,27 @@ class Disturber:
         for program in programs:
             self._history.inject("killed", program)
             self._stack.kill(program)
-        await asyncio.gather(*(self._back(program, before[program]) for program in programs))
+        await self._back(before)
 
     async def wipe_broker(self) -> None:
         """A new node stands in its place, with nothing but its definitions."""
-        before = self._stack.restarts("rabbitmq")
+        before = {"rabbitmq": self._stack.restarts("rabbitmq")}
         with self._unsupervised():
             self._history.inject("broker wiped", "rabbitmq")
             self._stack.kill("rabbitmq")
             data = self._stack.folder / "servers" / "rabbitmq" / "data"
             await asyncio.to_thread(shutil.rmtree, data)
             data.mkdir(mode=0o700)
-        await self._back("rabbitmq", before)
+        await self._back(before)
 
     async def take_away(self, program: str, seconds: float) -> None:
         """Dead, and nobody starts it again for a while."""
-        before = self._stack.restarts(program)
+        before = {program: self._stack.restarts(program)}
         with self._unsupervised():
             self._history.inject("killed", program)
             self._stack.kill(program)
             await asyncio.sleep(seconds)
-        await self._back(program, before)
+        await self._back(before)
 
     async def freeze(self, program: str, seconds: float) -> None:
         """It stands still, with every connection open, and goes on as if nothing had been."""
@@ -78,9 +78,12 @@ class Disturber:
             self._history.faults_over = self._history.clock()
             self._history.injected[place] = Injected(begun.at, kind, target, self._history.faults_over)
 
-    async def _back(self, program: str, restarts: int) -> None:
-        await self._stack.until_running(program, restarts=restarts + 1, within=READY_WITHIN)
-        self._history.note(program, "started")
+    async def _back(self, restarts: dict[str, int]) -> None:
+        """All that were killed together work again."""
+        for program, before in restarts.items():
+            await self._stack.until_running(program, restarts=before + 1, within=READY_WITHIN)
+        for program in restarts:
+            self._history.note(program, "started")
         self._history.faults_over = self._history.clock()
 
     @contextmanager

@@ -1,5 +1,7 @@
 """What every fault on real servers came to, as a table at the end of the tests."""
 
+import os
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from wardround.simulation.faults.figures import recoveries
 from wardround.simulation.faults.report import quantile
 from wardround.simulation.faults.run import Outcome
 
+SEED = "FAULTS_SEED"
 HEADINGS = ("fault", "times", "recovery p50", "max", "violations")
 
 
@@ -22,9 +25,12 @@ class Row:
 
 
 class FaultTable:
-    """`violations` of a fault are those of the runs in which it was injected."""
+    """`violations` of a fault are those of the runs in which it was injected; what is drawn follows from the `seed`: of
+    the environment, to have the same drawn once more, or a new one."""
 
     def __init__(self) -> None:
+        named = os.environ.get(SEED)
+        self.seed = int(named) if named else random.SystemRandom().randrange(2**32)
         self.rows: defaultdict[str, Row] = defaultdict(Row)
         self.not_judged: set[str] = set()
 
@@ -67,9 +73,15 @@ def fault_table(pytestconfig: pytest.Config) -> FaultTable:
     return pytestconfig.stash.setdefault(TABLE, FaultTable())
 
 
+@pytest.fixture(scope="session")
+def faults_seed(fault_table: FaultTable) -> int:
+    return fault_table.seed
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     table = config.stash.get(TABLE, None)
     if table is not None and table.rows:
         terminalreporter.section("faults on real servers")
-        for line in (*table.lines(), *sorted(table.not_judged)):
+        not_judged = (f"not judged, {each}" for each in sorted(table.not_judged))
+        for line in (*table.lines(), *not_judged, f"{SEED}={table.seed}"):
             terminalreporter.line(line)

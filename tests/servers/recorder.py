@@ -178,13 +178,13 @@ class Recording:
         return Training(seen.site, f"{seen.site}'s machine", seen.task, began, ended, self._end_of(seen, began, ended))
 
     def _end_of(self, seen: Seen, began: float, ended: float) -> str:
-        last = [each for each in self.trainings.seen if each.task == seen.task][-1]
-        if seen.result or (seen is last and self._answered_done(seen.task)):
+        is_last = seen is [each for each in self.trainings.seen if each.task == seen.task][-1]
+        if seen.result or (is_last and self._answered_done(seen.task)):
             return "done"
         killed = (one for one in self.history.injected if one.kind == "killed" and one.target == seen.site)
         if any(began - 1 <= one.at <= ended + 1 for one in killed):
-            return "lost"  # the agent's trainings end with it
-        return "stopped" if self._answered(seen.task) else "crashed"
+            return "lost"  # a local training ends with its agent
+        return "stopped" if is_last else "crashed"
 
     def _answered(self, task: str) -> Written | None:
         name = parse_task_id(task)

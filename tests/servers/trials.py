@@ -1,8 +1,6 @@
 """Experiments on a real stack that are disturbed while they are recorded, and end by themselves."""
 
 import asyncio
-import os
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ from wardround_messages.journal import StepClosed
 from wardround_messages.manifest import Manifest
 from wardround_messages.names import Task
 
-SEED = "FAULTS_SEED"
 SITES = ("clinic-1", "clinic-2", "clinic-3")
 TRAINING_TAKES = 1.0  # seconds
 SETTLES_IN = 1.0
@@ -61,15 +58,6 @@ async def trial(stack: Stack, manifest: Manifest) -> AsyncIterator[Trial]:
     async with stack.recording(manifest) as recording, stack.hub() as hub:
         await hub.start(manifest)
         yield Trial(recording, Disturber(stack, recording))
-
-
-@pytest.fixture(scope="session")
-def faults_seed() -> int:
-    """What is drawn follows from it: that of the environment, to see the same once more, or a new one."""
-    named = os.environ.get(SEED)
-    seed = int(named) if named else random.SystemRandom().randrange(2**32)
-    print(f"{SEED}={seed}")
-    return seed
 
 
 Undisturbed = Callable[[Manifest], Awaitable[str]]
