@@ -101,7 +101,7 @@ async def slow(line: Line) -> None:
 
 
 async def sliced(line: Line) -> None:
-    line.worsen(piece=32)
+    line.worsen(piece=128)
     await asyncio.sleep(8)
 
 

@@ -8,6 +8,7 @@ from wardround.stack.ports import LOOPBACK
 
 Change = Callable[[bytes], bytes]
 PIECE = 65536
+BETWEEN_PIECES = 0.001  # seconds: else the other end finds many together
 
 
 class Proxy:
@@ -53,12 +54,12 @@ class Proxy:
         line = asyncio.create_task(self._join(reader, writer))
         self._lines.add(line)
         line.add_done_callback(self._lines.discard)
+        line.add_done_callback(lambda _: writer.transport.abort())  # also of a line that was cut before its first step
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self._target)
         except OSError:
-            writer.transport.abort()
             return
         try:
             async with asyncio.TaskGroup() as group:
@@ -70,8 +71,7 @@ class Proxy:
                 for one in both:
                     one.cancel()
         finally:
-            for each in (writer, server_writer):
-                each.transport.abort()
+            server_writer.transport.abort()
 
     async def _said(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """By the client to the server."""
@@ -100,3 +100,5 @@ class Proxy:
             await asyncio.sleep(0.01)
         if self.rate is not None:
             await asyncio.sleep(len(data) / self.rate)
+        if self.piece < PIECE:
+            await asyncio.sleep(BETWEEN_PIECES)
