@@ -1,5 +1,6 @@
 """Of two coordinators of a real stack one stands still, the other takes over, the first thaws: history has no fork."""
 
+import asyncio
 import random
 
 import pytest
@@ -53,7 +54,9 @@ async def test_coordinators_that_stand_still_again_and_again_fork_nothing(
     manifest = adding("freezes", 12)
     async with trial(stack, manifest) as disturbed:
         while not disturbed.ended:
+            await asyncio.sleep(dice.uniform(0, 0.5))
             await disturbed.disturber.freeze(at_work(stack, disturbed.recording), dice.uniform(0.05, 3))
+            await disturbed.until_it_goes_on()
         outcome = await disturbed.until_ended()
 
     expected = await undisturbed(manifest)

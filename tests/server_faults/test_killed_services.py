@@ -46,7 +46,7 @@ async def test_all_services_at_once_change_nothing(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("program", ["coordinator", "aggregator", "metrics", "clinic-2"])
+@pytest.mark.parametrize("program", ["coordinator", "aggregator", "clinic-2"])
 async def test_a_service_killed_at_several_moments_of_a_round_changes_nothing(
     stack: Stack, undisturbed: Undisturbed, fault_table: FaultTable, program: str, faults_seed: int
 ) -> None:

@@ -13,9 +13,9 @@ from servers.trials import SITES, Undisturbed, adding, members_of, model_of, tri
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
 
-LASTS = 90.0  # seconds
+LASTS = 60.0  # seconds
 EVERY = 4.0
-ROUNDS = 40
+ROUNDS = 30
 PROGRAMS = ("coordinator", "coordinator-2", "aggregator", "aggregator-2", "metrics", *SITES, "rabbitmq", "minio")
 
 

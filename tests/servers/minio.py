@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,15 @@ def require_minio() -> None:
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
+class Listening(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A store that was killed is no error of who listens to it."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @dataclass(slots=True)
 class Receiver:
     """An HTTP server that a store announces to; each body goes to `take`, in the order in which they come."""
@@ -60,8 +70,7 @@ class Receiver:
             def log_message(self, *_: Any) -> None:
                 """Says nothing."""
 
-        self.server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
-        self.server.daemon_threads = True
+        self.server = Listening((LOOPBACK, 0), Handler)
 
     @property
     def address(self) -> str:

@@ -10,20 +10,25 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
+from typing import Literal
 
 import httpx
 from minio import Minio
+from minio.error import MinioException
 from prometheus_client.parser import text_string_to_metric_families
+from urllib3.exceptions import HTTPError
 
 from servers.audit import Call, StoreAudit, read_object
 from servers.overhearing import overhearing
 from servers.trainings import Seen, Trainings
+from wardround.coordinator.evolve import evolve
 from wardround.coordinator.state import State
 from wardround.runtime.bus.port import Delivery
-from wardround.simulation.faults.followed import Followed
 from wardround.simulation.faults.history import SOMEBODY, Commanded, History, Line, Training, Written
 from wardround.simulation.faults.plan import Incident, Plan, Schedule
 from wardround.simulation.faults.run import Outcome
@@ -33,12 +38,14 @@ from wardround.stack.folder import LOGS
 from wardround.stack.folder import Plan as StackPlan
 from wardround.stack.loopback import loopback_client
 from wardround.stack.sites import SITES
+from wardround_messages.journal import JournalEntry
 from wardround_messages.manifest import Manifest, share_of
-from wardround_messages.names import AnswerKey, bucket_of, parse_task_id
+from wardround_messages.names import AnswerKey, JournalKey, bucket_of, parse_key, parse_task_id
 
 UNRECORDED = frozenset({"broken journals"})
 FIGURES_EVERY = 1.0  # seconds
-HEARD_WITHIN = 10.0  # seconds: until the audit log has told of all that lies in the store
+TOLD_WITHIN = 10.0  # seconds: until the store has told of all that lies in it
+LISTED_EVERY = 3.0
 FAILED_CALLS = ("wardround_store_seconds_count", "wardround_publish_seconds_count")
 KILLED = -9
 
@@ -57,15 +64,19 @@ class Recording:
         self._bucket = bucket_of(manifest.id)
         self._stack = stack
         self._root = root
-        self._journal = Followed(self.history)
+        self._noting = Lock()
         self._there: set[str] = set()
+        self._entries: dict[int, bytes] = {}
+        self._state: State | None = None
         self._supervisor = folder / LOGS / "supervisor.log"
         self._supervised_before = self._supervisor.stat().st_size
 
     @property
     def state(self) -> State | None:
         """As the journal tells it, None before entry 0."""
-        return self._journal.state
+        while (data := self._entries.get(0 if self._state is None else self._state.entries)) is not None:
+            self._state = evolve(self._state, JournalEntry.model_validate_json(data))
+        return self._state
 
     async def until(self, told: Callable[[State], bool], *, within: float = 90) -> None:
         """Wait until the journal tells so."""
@@ -89,7 +100,10 @@ class Recording:
         async with AsyncExitStack() as stack:
             stack.enter_context(audit.listening(self._bucket, self._heard_call))
             await stack.enter_async_context(overhearing(self._stack, password, self._heard_command))
-            watching = [asyncio.create_task(self.trainings.watch()), asyncio.create_task(self._read_figures())]
+            watching = [
+                asyncio.create_task(each)
+                for each in (self.trainings.watch(), self._read_figures(), self._look_for_the_untold())
+            ]
             try:
                 yield
             finally:
@@ -107,16 +121,48 @@ class Recording:
     def _heard_call(self, call: Call) -> None:
         at = self._second(call.at)
         if call.wrote and call.data is not None:
-            fresh = call.key not in self._there
-            self._there.add(call.key)
-            method = "create" if call.conditional else "put"
-            self.history.written.append(Written(at, call.login, call.bucket, call.key, call.data, method, fresh))
+            method: Literal["create", "put"] = "create" if call.conditional else "put"
+            self._note(Written(at, call.login, call.bucket, call.key, call.data, method, fresh=True))
         elif call.api == "DeleteObject":
             self._there.discard(call.key)
         elif call.read and call.login == "coordinator":
             self.history.read_by_coordinators.setdefault(call.key, at)
         elif call.status == 412:
             self.history.lines.append(Line(at, call.login, "412", call.key))
+
+    def _note(self, written: Written) -> None:
+        with self._noting:
+            listed = [one for one in self.history.written if one.key == written.key and one.by == SOMEBODY]
+            if listed:  # the store told of it at last
+                self.history.written[self.history.written.index(listed[0])] = written
+                return
+            self.history.written.append(replace(written, fresh=written.key not in self._there))
+            self._there.add(written.key)
+            if isinstance(key := parse_key(written.key), JournalKey):
+                self._entries.setdefault(key.number, written.data)
+
+    async def _look_for_the_untold(self) -> None:
+        """A store that dies takes along what it had not told yet."""
+        while True:
+            await asyncio.sleep(LISTED_EVERY)
+            with suppress(HTTPError, MinioException):
+                await asyncio.to_thread(self._list, before=time.time() - LISTED_EVERY)
+
+    def _list(self, *, before: float) -> dict[str, float]:
+        """All objects, with when they were written; those written before, and not told of, are noted.
+
+        Raises:
+            HTTPError, MinioException: the store is away.
+        """
+        listed = {
+            one.object_name: one.last_modified.timestamp()
+            for one in self._root.list_objects(self._bucket, recursive=True)
+        }
+        for key, at in listed.items():
+            if at < before and key not in self._there:
+                data = read_object(self._root, self._bucket, key)
+                self._note(Written(at - self.began, SOMEBODY, self._bucket, key, data, "put", fresh=True))
+        return listed
 
     async def _heard_command(self, delivery: Delivery) -> None:
         packet = delivery.packet
@@ -127,7 +173,7 @@ class Recording:
     async def _read_figures(self) -> None:
         """Count the calls in vain, as each service counts them itself: a life that ends between two looks takes those
         of its last second along."""
-        known: Counter[str] = Counter()
+        known: dict[str, int] = {}
         async with loopback_client(timeout=FIGURES_EVERY) as client:
             while True:
                 for name in self._stack.services:
@@ -136,7 +182,8 @@ class Recording:
                     except httpx.HTTPError:
                         continue
                     failed = _failed_calls(told.text)
-                    new = failed if failed < known[name] else failed - known[name]
+                    before = known.get(name, failed)
+                    new = failed if failed < before else failed - before
                     self.history.failed_calls[name, int(self._clock())] += new
                     known[name] = failed
                 await asyncio.sleep(FIGURES_EVERY)
@@ -162,16 +209,10 @@ class Recording:
         return Outcome(self.plan, schedule, history, objects, broken={}, unrecorded=UNRECORDED)
 
     def _objects(self) -> dict[str, bytes]:
-        """All that lies in the store. What the audit log never told of, as the store died before, is told here."""
-        until = time.monotonic() + HEARD_WITHIN
-        listed = {one.object_name: one for one in self._root.list_objects(self._bucket, recursive=True)}
-        while time.monotonic() < until and not listed.keys() <= {one.key for one in self.history.written}:
+        until = time.monotonic() + TOLD_WITHIN
+        while time.monotonic() < until and not self._list(before=0).keys() <= self._there:
             time.sleep(0.2)
-        objects = {key: read_object(self._root, self._bucket, key) for key in listed}
-        for key in listed.keys() - {one.key for one in self.history.written}:
-            at = self._second(listed[key].last_modified)
-            self.history.written.append(Written(at, SOMEBODY, self._bucket, key, objects[key], "put", fresh=True))
-        return objects
+        return {key: read_object(self._root, self._bucket, key) for key in self._list(before=time.time())}
 
     def _training(self, seen: Seen) -> Training:
         began, ended = self._second(seen.began), self._second(seen.last)

@@ -46,6 +46,12 @@ class Trial:
         """Wait until that round is open, or over."""
         await self.recording.until(lambda state: state.latest >= number - 1)
 
+    async def until_it_goes_on(self) -> None:
+        """Wait until the journal has one entry more than now, or has ended."""
+        state = self.recording.state
+        entries = 0 if state is None else state.entries
+        await self.recording.until(lambda state: state.entries > entries or state.ended)
+
     async def until_ended(self, within: float = 120) -> Outcome:
         """It has ended by itself, and nothing goes on any more."""
         await self.recording.until(lambda state: state.ended, within=within)
