@@ -40,7 +40,7 @@ class Disturber:
         """A new node stands in its place, with nothing but its definitions."""
         before = {"rabbitmq": self._stack.restarts("rabbitmq")}
         with self._unsupervised():
-            self._history.inject("broker wiped", "rabbitmq")
+            self._history.inject("wiped", "rabbitmq")
             self._stack.kill("rabbitmq")
             data = self._stack.folder / "servers" / "rabbitmq" / "data"
             await asyncio.to_thread(shutil.rmtree, data)
@@ -51,7 +51,7 @@ class Disturber:
         """Dead, and nobody starts it again for a while."""
         before = {program: self._stack.restarts(program)}
         with self._unsupervised():
-            self._history.inject("killed", program)
+            self._history.inject("away", program)
             self._stack.kill(program)
             await asyncio.sleep(seconds)
         await self._back(before)

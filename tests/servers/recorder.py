@@ -8,7 +8,6 @@ Where a journal is broken is not recorded: services do not tell it.
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -17,14 +16,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-import httpx
 from minio import Minio
 from minio.error import MinioException
-from prometheus_client.parser import text_string_to_metric_families
 from urllib3.exceptions import HTTPError
 
 from servers.audit import Call, StoreAudit, read_object
 from servers.overhearing import overhearing
+from servers.programs import Deaths, failed_calls
 from servers.trainings import Seen, Trainings
 from wardround.coordinator.evolve import evolve
 from wardround.coordinator.state import State
@@ -34,20 +32,16 @@ from wardround.simulation.faults.plan import Incident, Plan, Schedule
 from wardround.simulation.faults.run import Outcome
 from wardround.simulation.sites import SITE_FILE
 from wardround.site_agent.settings import load_site
-from wardround.stack.folder import LOGS
 from wardround.stack.folder import Plan as StackPlan
-from wardround.stack.loopback import loopback_client
 from wardround.stack.sites import SITES
 from wardround_messages.journal import JournalEntry
 from wardround_messages.manifest import Manifest, share_of
 from wardround_messages.names import AnswerKey, JournalKey, bucket_of, parse_key, parse_task_id
 
 UNRECORDED = frozenset({"broken journals"})
-FIGURES_EVERY = 1.0  # seconds
 TOLD_WITHIN = 10.0  # seconds: until the store has told of all that lies in it
 LISTED_EVERY = 3.0
-FAILED_CALLS = ("wardround_store_seconds_count", "wardround_publish_seconds_count")
-KILLED = -9
+DEADLY = frozenset({"killed", "wiped", "away"})
 
 
 class Recording:
@@ -68,8 +62,7 @@ class Recording:
         self._there: set[str] = set()
         self._entries: dict[int, bytes] = {}
         self._state: State | None = None
-        self._supervisor = folder / LOGS / "supervisor.log"
-        self._supervised_before = self._supervisor.stat().st_size
+        self._deaths = Deaths(folder)
 
     @property
     def state(self) -> State | None:
@@ -102,7 +95,7 @@ class Recording:
             await stack.enter_async_context(overhearing(self._stack, password, self._heard_command))
             watching = [
                 asyncio.create_task(each)
-                for each in (self.trainings.watch(), self._read_figures(), self._look_for_the_untold())
+                for each in (self.trainings.watch(), self._count_failed_calls(), self._look_for_the_untold())
             ]
             try:
                 yield
@@ -170,23 +163,9 @@ class Recording:
             said = Commanded(self._clock(), "coordinator", packet.message_id, packet.body.decode())
             self.history.commanded.append(said)
 
-    async def _read_figures(self) -> None:
-        """Count the calls in vain, as each service counts them itself: a life that ends between two looks takes those
-        of its last second along."""
-        known: dict[str, int] = {}
-        async with loopback_client(timeout=FIGURES_EVERY) as client:
-            while True:
-                for name in self._stack.services:
-                    try:
-                        told = await client.get(f"http://127.0.0.1:{self._stack.ports[name]}/metrics")
-                    except httpx.HTTPError:
-                        continue
-                    failed = _failed_calls(told.text)
-                    before = known.get(name, failed)
-                    new = failed if failed < before else failed - before
-                    self.history.failed_calls[name, int(self._clock())] += new
-                    known[name] = failed
-                await asyncio.sleep(FIGURES_EVERY)
+    async def _count_failed_calls(self) -> None:
+        async for service, number in failed_calls(self._stack):
+            self.history.failed_calls[service, int(self._clock())] += number
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -200,7 +179,11 @@ class Recording:
         objects = await asyncio.to_thread(self._objects)
         history.written.sort(key=lambda one: one.at)
         history.trainings = [self._training(each) for each in self.trainings.seen]
-        history.crashes = list(self._deaths_of_their_own())
+        killed = (one.target for one in history.injected if one.kind in DEADLY)
+        history.crashes = [
+            Line(self._second(at), program, "crashed", f"it ended with status {status}")
+            for at, program, status in self._deaths.by_themselves(killed)
+        ]
         incidents = tuple(
             Incident(one.at, one.kind, one.target, 0.0 if one.over is None else one.over - one.at)
             for one in history.injected
@@ -235,24 +218,6 @@ class Recording:
         answer = self._answered(task)
         return answer is not None and json.loads(answer.data)["outcome"] == "done"
 
-    def _deaths_of_their_own(self) -> list[Line]:
-        """Of programs that nobody killed here."""
-        killed = Counter(one.target for one in self.history.injected if one.kind in ("killed", "broker wiped"))
-        found = []
-        with self._supervisor.open() as log:
-            log.seek(self._supervised_before)
-            for line in log:
-                told = json.loads(line) if line.startswith("{") else {}
-                if told.get("event") != "program_died":
-                    continue
-                name = told["program"]
-                if told["status"] == KILLED and killed[name] > 0:
-                    killed[name] -= 1
-                else:
-                    at = self._second(datetime.fromisoformat(told["timestamp"]))
-                    found.append(Line(at, name, "crashed", f"it ended with status {told['status']}"))
-        return found
-
 
 def plan_of(manifest: Manifest, stack: StackPlan) -> Plan:
     """The experiment as the checker knows it."""
@@ -267,14 +232,4 @@ def plan_of(manifest: Manifest, stack: StackPlan) -> Plan:
         pauses=manifest.rounds.on_missed == "pause",
         coordinators=stack.coordinators,
         aggregators=stack.aggregators,
-    )
-
-
-def _failed_calls(told: str) -> int:
-    """At the store and the broker, since the service began."""
-    return sum(
-        int(sample.value)
-        for family in text_string_to_metric_families(told)
-        for sample in family.samples
-        if sample.name in FAILED_CALLS and sample.labels["outcome"] == "unavailable"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from wardround.simulation.faults.arithmetic import is_same, mean_of, tensors_of
 from wardround.simulation.faults.evidence import Evidence, evidence_of
 from wardround.simulation.faults.history import SOMEBODY, Part, Written
-from wardround.simulation.faults.life import attended, bounded, ended, noticed, persistent, unhurried
+from wardround.simulation.faults.life import HEALS_IN, attended, bounded, ended, noticed, persistent, unhurried
 from wardround.simulation.faults.plan import TWIN
 from wardround.simulation.faults.run import Outcome
 from wardround.simulation.faults.work import one_training_at_a_time, said_after_it_was_written
@@ -57,8 +57,11 @@ def check(outcome: Outcome, *, undisturbed: str | None = None) -> list[Violation
 
 
 def not_judged(outcome: Outcome) -> list[str]:
-    """What `check` leaves out for want of a record, for people."""
-    return [f"{each.name}: {each.needs} were not recorded" for each in PROMISES if each.needs in outcome.unrecorded]
+    """What `check` leaves out, for people."""
+    left_out = [f"{each.name}: {each.needs} were not recorded" for each in PROMISES if each.needs in outcome.unrecorded]
+    if outcome.schedule is not None and outcome.schedule.disturbs_hub:
+        left_out.append(f"P7, P8: delays, until {HEALS_IN:.0f} s after the hub itself was disturbed")
+    return left_out
 
 
 # --- counted once, nothing unexpected ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from wardround.coordinator.state import State
 from wardround.simulation.faults.evidence import Evidence, Recorded
 from wardround.simulation.faults.history import Written
-from wardround.simulation.faults.plan import Calls, Schedule
+from wardround.simulation.faults.plan import Schedule
 from wardround_messages import journal as facts
 from wardround_messages.names import AnswerKey
 
@@ -128,7 +128,7 @@ def _opened(evidence: Evidence, closing: Recorded) -> float:
 def _was_hub_sound(evidence: Evidence, at: float) -> bool:
     """Whether nothing was amiss with the hub's own services, the store and the broker from then on."""
     schedule: Schedule | None = evidence.outcome.schedule
-    if schedule is None or (schedule.calls == Calls() and not schedule.disturbs_hub):
+    if schedule is None or not schedule.disturbs_hub:
         return True
     return at > evidence.outcome.history.faults_over + HEALS_IN and not _hub_clock_is_off(schedule)
 
