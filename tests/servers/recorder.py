@@ -73,9 +73,14 @@ class Recording:
 
     async def until(self, told: Callable[[State], bool], *, within: float = 90) -> None:
         """Wait until the journal tells so."""
-        async with asyncio.timeout(within):
-            while (state := self.state) is None or not told(state):  # noqa: ASYNC110 - told by another thread
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(within):
+                while (state := self.state) is None or not told(state):  # noqa: ASYNC110 - told by another thread
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            step = None if state is None else state.step
+            standing = "not accepted" if state is None else f"{state.phase}, paused: {state.paused}, step: {step}"
+            raise AssertionError(f"{self._experiment} after {within:.0f} s: {standing}") from None
 
     async def until_training(self, site: str, round_: int, *, within: float = 90) -> None:
         """Wait until the site trains in that round."""

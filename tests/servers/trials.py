@@ -63,7 +63,11 @@ class Trial:
 async def trial(stack: Stack, manifest: Manifest) -> AsyncIterator[Trial]:
     async with stack.recording(manifest) as recording, stack.hub() as hub:
         await hub.start(manifest)
-        yield Trial(recording, Disturber(stack, recording))
+        try:
+            yield Trial(recording, Disturber(stack, recording))
+        except Exception:
+            await hub.abort(manifest.id)  # else it would be in the way of those that follow
+            raise
 
 
 Undisturbed = Callable[[Manifest], Awaitable[str]]
