@@ -63,10 +63,12 @@ class Trial:
 async def trial(stack: Stack, manifest: Manifest) -> AsyncIterator[Trial]:
     async with stack.recording(manifest) as recording, stack.hub() as hub:
         await hub.start(manifest)
+        begun = Trial(recording, Disturber(stack, recording))
         try:
-            yield Trial(recording, Disturber(stack, recording))
+            yield begun
         except Exception:
-            await hub.abort(manifest.id)  # else it would be in the way of those that follow
+            if not begun.ended:
+                await hub.abort(manifest.id)  # else it would be in the way of those that follow
             raise
 
 

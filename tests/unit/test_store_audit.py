@@ -1,11 +1,13 @@
 """A line of the store's audit log is read as the call that it tells of."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from servers.audit import parse
+from servers.audit import Call, StoreAudit, parse
+from servers.minio import receiving
 
 ENTRY: dict[str, Any] = {
     "time": "2026-12-01T11:04:48.119923000Z",
@@ -54,3 +56,13 @@ def test_what_came_of_it_tells_whether_something_was_written_or_read(
 ) -> None:
     call = parse(entry(name=name, statusCode=status))
     assert (call.wrote, call.read) == (wrote, read)
+
+
+def test_a_call_that_is_told_of_twice_is_heard_once() -> None:
+    heard: list[Call] = []
+    with receiving() as receiver:
+        audit = StoreAudit(receiver, lambda: None)  # type: ignore[arg-type, return-value]
+        with audit.listening("wr-try", heard.append):
+            for request in ("1", "2", "1"):
+                receiver.take(json.dumps(entry(name="GetObject") | {"requestID": request}).encode())
+    assert len(heard) == 2
