@@ -13,10 +13,10 @@ export UV_SYSTEM_CERTS ?= true
 export UV_NATIVE_TLS ?= true
 
 # Two halves of the tests run side by side: those that need real servers, and those that need none.
-TESTS := CI=$${CI:-true} $(BIN)/coverage run --parallel-mode -m pytest -q
+TESTS := CI=$${CI:-true} $(BIN)/coverage run --parallel-mode -m pytest -q -m "not faults"
 SERVERLESS := tests/unit tests/simulation tests/faults
 
-.PHONY: help setup servers airflow demo check test lint types unit benchmarks benchmarks-servers benchmarks-airflow contract requirements format clean
+.PHONY: help setup servers airflow demo check test faults lint types unit benchmarks benchmarks-servers benchmarks-airflow contract requirements format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test: $(VENV)/.dev $(VENV)/.torch servers lint types ## Set up everything, Rabbi
 	wait $$others || status=$$?; cat .cache/tests-without-servers.log; exit $$status
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -n 25
+
+faults: $(VENV)/.dev $(VENV)/.torch servers ## Kill, freeze, wipe, fill up and cut off real servers, and judge what is left; FAULTS_SEED=n: the same again
+	CI=$${CI:-true} $(BIN)/pytest -q tests/server_faults
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -4,7 +4,14 @@ import pytest
 
 from wardround.runtime.logging import configure_logging
 
-pytest_plugins = ["servers.rabbitmq", "servers.minio", "servers.airflow", "servers.stack"]
+pytest_plugins = [
+    "servers.rabbitmq",
+    "servers.minio",
+    "servers.airflow",
+    "servers.stack",
+    "servers.fault_table",
+    "servers.trials",
+]
 
 
 @pytest.fixture(autouse=True)

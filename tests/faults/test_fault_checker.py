@@ -159,7 +159,7 @@ def test_what_is_wrong_is_named_with_its_promise(
 
 
 def broken(evidence: Evidence) -> set[str]:
-    return {promise for promise, holds in PROMISES for _ in holds(evidence)}
+    return {promise.name for promise in PROMISES for _ in promise.holds(evidence)}
 
 
 def with_first_closing(outcome: Outcome, change: Callable[[StepClosed], dict[str, object]]) -> Evidence:

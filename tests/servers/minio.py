@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,6 +31,15 @@ def require_minio() -> None:
     if find_minio() is None:
         reason = "MinIO is not installed here: `make servers` builds it, or name it in WARDROUND_MINIO"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
+class Listening(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A store that was killed is no error of who listens to it."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @dataclass(slots=True)
@@ -59,8 +70,7 @@ class Receiver:
             def log_message(self, *_: Any) -> None:
                 """Says nothing."""
 
-        self.server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
-        self.server.daemon_threads = True
+        self.server = Listening((LOOPBACK, 0), Handler)
 
     @property
     def address(self) -> str:
@@ -120,15 +130,24 @@ def make_minio(
     return MinioServer(f"{scheme}://{LOOPBACK}:{port}", port, Child(program), receiver)
 
 
-@pytest.fixture(scope="session")
-def webhook() -> Iterator[Receiver]:
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver at work, in a thread of its own."""
     receiver = Receiver()
     thread = Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    yield receiver
-    receiver.server.shutdown()
-    thread.join()
-    receiver.server.server_close()
+    try:
+        yield receiver
+    finally:
+        receiver.server.shutdown()
+        thread.join()
+        receiver.server.server_close()
+
+
+@pytest.fixture(scope="session")
+def webhook() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import resource
+import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from clinic import Clinic, eventually, tensors
+from clinic import Clinic, eventually, failing, tensors
 from faulty import SCHEDULER_CALLS, STORE_CALLS, Faulty, Fuse, killed_at
 from structlog.testing import capture_logs
 
@@ -211,6 +212,49 @@ async def test_a_full_disk_leaves_no_partial_file_and_the_task_goes_on_when_ther
             assert await clinic.objects("answers/") == ()
         answer = await clinic.answer(clinic.start())
     assert answer.outcome == "done"
+
+
+@pytest.mark.parametrize("says_so", [True, False], ids=["says so", "leaves nothing"])
+async def test_a_training_that_found_the_disk_full_begins_again_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says_so: bool
+) -> None:
+    monkeypatch.setattr(duty, "SEEN_EVERY", 0.01)
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    whole, full = shutil.disk_usage(tmp_path), shutil.disk_usage(tmp_path)._replace(free=2**19)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+
+    def find_no_room(folder: Path, cancelled: Event) -> None:
+        if not says_so:
+            raise OSError(errno.ENOSPC, "no room")
+
+    async def said_to_be_full() -> bool:
+        return any(seen.detail == "the disk is full" for seen in clinic.of_type(SiteSeen))
+
+    clinic.training.before = find_no_room
+    clinic.training.change = failing("disk_full", "train")
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await eventually(said_to_be_full)
+        assert len(clinic.training.trained) == 1
+        clinic.training.before, clinic.training.change = lambda folder, cancelled: None, {}
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: whole)
+        answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+    assert len(clinic.training.trained) == 2
+
+
+async def test_a_disk_that_is_full_again_and_again_ends_the_attempt(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+    clinic.training.change = failing("disk_full", "train")
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+    assert (answer.outcome, answer.failure.code) == ("failed", "disk_full")
+    assert len(clinic.training.trained) == 2
 
 
 class OneAnswer:

@@ -1,5 +1,6 @@
 """A task's folder: filled for the training, and read when it is over."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +18,8 @@ from wardround_messages.manifest import Manifest
 from wardround_messages.names import Task, bucket_of
 from wardround_messages.parts import ObjectRef
 from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, MODEL, RESULT, Job, JobData, TaskResult
+
+ROOM_BESIDES = 2**20  # bytes: for all that a training leaves besides its update
 
 
 def job_of(start: StartTask, manifest: Manifest, data: JobData, carry: str) -> Job:
@@ -109,3 +112,25 @@ def read_result(folder: Path) -> TaskResult | None:
             return parse(TaskResult, file.read(FOLDER_AT_MOST + 1), at_most=FOLDER_AT_MOST)
     except MalformedError:
         raise TaskEndsError("failed", "checking", "bad_result", "the training left an unreadable result.json") from None
+
+
+def lacked_room(result: TaskResult) -> bool:
+    """Whether the training found the disk full, and could still say so."""
+    return result.failure is not None and result.failure.code == "disk_full"
+
+
+def forget_result(folder: Path) -> None:
+    """A training that begins in the folder from now on is not taken for done."""
+    (folder / RESULT).unlink(missing_ok=True)
+
+
+async def find_room(folder: Path, start: StartTask) -> None:
+    """Look whether a training that begins now can leave its update.
+
+    Raises:
+        OSError: the disk is full, or cannot be looked at.
+    """
+    model = model_of(start)
+    needed = ROOM_BESIDES + (0 if model is None else model.size)
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

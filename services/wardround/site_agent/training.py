@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from wardround.site_agent.audit.facts import about_report
-from wardround.site_agent.folder import read_result
+from wardround.site_agent.folder import find_room, forget_result, lacked_room, read_result
 from wardround.site_agent.hand import Hand, TaskEndsError, names_of
 from wardround.site_agent.metrics_follow import MetricsFollower
 from wardround.site_agent.outbound import plain
@@ -31,7 +31,8 @@ MayBeTold = Callable[[], Leave | None]
 
 
 async def train(site: Site, hand: Hand, may_be_told: MayBeTold, *, anew: bool) -> TaskResult:
-    """The result of the training, which a crash lets begin again as often as the settings say.
+    """The result of the training, which a crash or a full disk lets begin again as often as the settings say, once
+    there is room for it.
 
     A result that is there already stands for a training that ended while the agent was down.
 
@@ -49,8 +50,13 @@ async def train(site: Site, hand: Hand, may_be_told: MayBeTold, *, anew: bool) -
             trainings += 1
         end = await _run(site, hand, may_be_told, again=again)
         result = read_result(folder)
+        may_try_again = trainings <= site.settings.scheduler.retries
+        if result is not None and lacked_room(result) and may_try_again:
+            end, result = RunEnd(False, "disk_full"), None
+            forget_result(folder)
         if result is None:
-            _check_may_go_on(end, may_be_told, may_try_again=trainings <= site.settings.scheduler.retries)
+            _check_may_go_on(end, may_be_told, may_try_again=may_try_again)
+            await site.patience(lambda: find_room(folder, hand.start))
             log.warning("training_again", task=str(task), code=end.code, hint=end.hint)
             again = True
     return result

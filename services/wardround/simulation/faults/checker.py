@@ -8,7 +8,17 @@ from dataclasses import dataclass
 
 from wardround.simulation.faults.arithmetic import is_same, mean_of, tensors_of
 from wardround.simulation.faults.evidence import Evidence, evidence_of
-from wardround.simulation.faults.life import attended, bounded, ended, noticed, unhurried, unmoved
+from wardround.simulation.faults.history import SOMEBODY, Part, Written
+from wardround.simulation.faults.life import (
+    HEALS_IN,
+    attended,
+    bounded,
+    ended,
+    noticed,
+    persistent,
+    unhurried,
+    unmoved,
+)
 from wardround.simulation.faults.plan import TWIN
 from wardround.simulation.faults.run import Outcome
 from wardround.simulation.faults.work import one_training_at_a_time, said_after_it_was_written
@@ -33,13 +43,35 @@ class Violation:
 Check = Callable[[Evidence], Iterator[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """`holds` yields what breaks it; without the part of the history that it `needs`, it cannot be judged."""
+
+    name: str
+    holds: Check
+    needs: Part | None = None
+
+
 def check(outcome: Outcome, *, undisturbed: str | None = None) -> list[Violation]:
     """All violations; `undisturbed` is the SHA-256 of the last model of the same experiment without faults."""
     evidence = evidence_of(outcome)
-    found = [Violation(promise, said) for promise, holds in PROMISES for said in holds(evidence)]
+    found = [
+        Violation(promise.name, said)
+        for promise in PROMISES
+        if promise.needs not in outcome.unrecorded
+        for said in promise.holds(evidence)
+    ]
     if undisturbed is not None:
         found += [Violation("P13", said) for said in _same_result(evidence, undisturbed)]
     return found
+
+
+def not_judged(outcome: Outcome) -> list[str]:
+    """What `check` leaves out, for people."""
+    left_out = [f"{each.name}: {each.needs} were not recorded" for each in PROMISES if each.needs in outcome.unrecorded]
+    if outcome.schedule is not None and outcome.schedule.disturbs_hub:
+        left_out.append(f"P7, P8: delays, until {HEALS_IN:.0f} s after the hub itself was disturbed")
+    return left_out
 
 
 # --- counted once, nothing unexpected ----------------------------------------------------------------------------
@@ -127,7 +159,7 @@ def _wrong_with(
     if written is None or answer is None:
         yield f"there is no answer {key}"
         return
-    if written.by.removesuffix(TWIN) != member.site:
+    if not _is_of(written, member.site):
         yield f"{key} was written by {written.by}"
     if written.sha256 != member.answer_sha256:
         yield f"{key} is not the answer that the entry pins"
@@ -135,8 +167,13 @@ def _wrong_with(
         yield f"{key} says something else: {answer.outcome}, built on {answer.built_on}, update {answer.update}"
     if member.update is not None:
         update = evidence.first.get(member.update.key)
-        if update is None or (update.by.removesuffix(TWIN), update.sha256) != (member.site, member.update.sha256):
+        if update is None or not _is_of(update, member.site) or update.sha256 != member.update.sha256:
             yield f"{member.update.key} is not what the site stored, or with another digest"
+
+
+def _is_of(written: Written, site: str) -> bool:
+    """Whether the site wrote it, as far as it was seen who did."""
+    return written.by in (site, f"{site}{TWIN}", SOMEBODY)
 
 
 # --- history -----------------------------------------------------------------------------------------------------
@@ -195,21 +232,22 @@ def _same_result(evidence: Evidence, undisturbed: str) -> Iterator[str]:
         yield f"the last model is {last.model.sha256[:8]}, without faults and with the same members {undisturbed[:8]}"
 
 
-PROMISES: tuple[tuple[str, Check], ...] = (
-    ("P1", ended),
-    ("P2", _is_the_function_of_its_members),
-    ("P2", _each_counts_once),
-    ("P3", _every_member_was_asked_for),
-    ("P4", _gap_free),
-    ("P4", _never_forked),
-    ("P5", _no_answer_lost),
-    ("P6", said_after_it_was_written),
-    ("P7", noticed),
-    ("P8", bounded),
-    ("P8", attended),
-    ("P9", unmoved),
-    ("P10", _no_partial_object),
-    ("P10", unhurried),
-    ("P11", one_training_at_a_time),
-    ("P12", _stops_at_what_is_broken),
+PROMISES: tuple[Promise, ...] = (
+    Promise("P1", ended),
+    Promise("P2", _is_the_function_of_its_members),
+    Promise("P2", _each_counts_once),
+    Promise("P3", _every_member_was_asked_for),
+    Promise("P4", _gap_free),
+    Promise("P4", _never_forked),
+    Promise("P5", _no_answer_lost),
+    Promise("P6", said_after_it_was_written, needs="commands"),
+    Promise("P7", noticed, needs="reads"),
+    Promise("P8", bounded),
+    Promise("P8", attended),
+    Promise("P9", unmoved),
+    Promise("P10", _no_partial_object),
+    Promise("P10", unhurried, needs="failed calls"),
+    Promise("P10", persistent, needs="crashes"),
+    Promise("P11", one_training_at_a_time, needs="trainings"),
+    Promise("P12", _stops_at_what_is_broken, needs="broken journals"),
 )

@@ -1,7 +1,7 @@
 """What a run comes to in numbers, and many runs together."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from wardround.simulation.faults.evidence import Evidence, evidence_of
@@ -117,15 +117,21 @@ def _trainings_of_use(evidence: Evidence) -> int:
     return sum(len(closed.members) for _, closed in evidence.closings)
 
 
-def _recoveries(outcome: Outcome) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = defaultdict(list)
+def recoveries(outcome: Outcome) -> Iterator[tuple[Injected, float]]:
+    """For each fault after which something went on: the seconds from when it was undone until then."""
     progress = [one.at for one in outcome.history.written if _is_progress(one.key)]
     for fault in outcome.history.injected:
+        over = _undone(outcome, fault)
+        after = next((at for at in progress if at >= over), None)
+        if after is not None:
+            yield fault, after - over
+
+
+def _recoveries(outcome: Outcome) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for fault, seconds in recoveries(outcome):
         if fault.kind in RECOVERS_FROM:
-            over = _undone(outcome, fault)
-            after = next((at for at in progress if at >= over), None)
-            if after is not None:
-                found[fault.kind].append(after - over)
+            found[fault.kind].append(seconds)
     return found
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 from wardround_messages.names import AnswerKey, JournalKey, Key, parse_key, parse_task_id
 
 Seconds = float
+Part = Literal["reads", "commands", "trainings", "failed calls", "crashes", "broken journals"]
+SOMEBODY = ""  # who wrote an object of which only the store's listing tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An object that the store took. `fresh` is false where it took the place of another."""
+    """An object that the store took. `fresh` is false where it took the place of another; `by` is `SOMEBODY` where it
+    was not seen who wrote it."""
 
     at: Seconds
     by: str

@@ -153,9 +153,13 @@ def unmoved(evidence: Evidence) -> Iterator[str]:
 
 
 def unhurried(evidence: Evidence) -> Iterator[str]:
-    """Services wait, ever longer, for what is away, and none gives up."""
+    """Services wait, ever longer, for what is away."""
     for (who, second), calls in sorted(evidence.outcome.history.failed_calls.items()):
         if calls > FAILING_CALLS_PER_SECOND:
             yield f"{who} made {calls} calls in vain in second {second}"
+
+
+def persistent(evidence: Evidence) -> Iterator[str]:
+    """No service gives up."""
     for line in evidence.outcome.history.crashes:
         yield f"{line.who} ended by itself at second {line.at:.3f}: {line.about}"

@@ -9,7 +9,7 @@ from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.messaging import Messenger
 from wardround.simulation.faults.disturber import Disturber
 from wardround.simulation.faults.fates import Calm, Fates
-from wardround.simulation.faults.history import History
+from wardround.simulation.faults.history import History, Part
 from wardround.simulation.faults.plan import EXPERIMENT, HOUR, Plan, Schedule
 from wardround.simulation.faults.seeded import SeededFates
 from wardround.simulation.faults.virtual_time import run_virtually
@@ -34,7 +34,8 @@ Worlds = Callable[[Plan, Mapping[str, Clinic], Path, Fates], World]
 class Outcome:
     """A run as it is judged: what was planned, what happened, what lies in the store, where journals are broken.
 
-    `broken` tells for each coordinator of the end at which entry it stopped, None where it did not.
+    `broken` tells for each coordinator of the end at which entry it stopped, None where it did not. `unrecorded` names
+    the parts of a history that nobody could see: what they would show is not judged.
     """
 
     plan: Plan
@@ -42,6 +43,7 @@ class Outcome:
     history: History
     objects: dict[str, bytes]
     broken: dict[str, int | None]
+    unrecorded: frozenset[Part] = frozenset()
 
 
 def run_seed(schedule: Schedule, place: Workplace, worlds: Worlds = World) -> Outcome:

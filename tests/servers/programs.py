@@ -1,0 +1,69 @@
+"""How the programs of a stack are doing, as their own figures and the supervisor's log tell it."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from wardround.stack.folder import LOGS, Plan
+from wardround.stack.loopback import loopback_client
+from wardround.stack.ports import LOOPBACK
+
+LOOK_EVERY = 1.0  # seconds
+CALLS = ("wardround_store_seconds_count", "wardround_publish_seconds_count")
+KILLED = -9
+
+
+async def failed_calls(plan: Plan) -> AsyncIterator[tuple[str, int]]:
+    """How many calls at the store and the broker each service made in vain, every second anew, for ever. One that dies
+    takes along what it counted since the last look."""
+    known: dict[str, int] = {}
+    async with loopback_client(timeout=LOOK_EVERY) as client:
+        while True:
+            for name in plan.services:
+                try:
+                    told = await client.get(f"http://{LOOPBACK}:{plan.ports[name]}/metrics")
+                except httpx.HTTPError:
+                    continue
+                failed = _failed(told.text)
+                before = known.get(name, failed)
+                known[name] = failed
+                yield name, failed if failed < before else failed - before
+            await asyncio.sleep(LOOK_EVERY)
+
+
+def _failed(figures: str) -> int:
+    return sum(
+        int(sample.value)
+        for family in text_string_to_metric_families(figures)
+        for sample in family.samples
+        if sample.name in CALLS and sample.labels["outcome"] == "unavailable"
+    )
+
+
+class Deaths:
+    """Of the programs of the stack in the folder, from now on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / LOGS / "supervisor.log"
+        self._told_before = self._log.stat().st_size
+
+    def by_themselves(self, killed: Iterable[str]) -> Iterator[tuple[datetime, str, int]]:
+        """When, which, and with which exit status: all that died but once for each time that it was `killed`."""
+        left = Counter(killed)
+        with self._log.open() as log:
+            log.seek(self._told_before)
+            for line in log:
+                told = json.loads(line) if line.startswith("{") else {}
+                if told.get("event") != "program_died":
+                    continue
+                program, status = told["program"], told["status"]
+                if status == KILLED and left[program] > 0:
+                    left[program] -= 1
+                else:
+                    yield datetime.fromisoformat(told["timestamp"]), program, status
