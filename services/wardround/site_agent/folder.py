@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from wardround.runtime.regular_file import open_regular
@@ -88,15 +89,22 @@ async def fill(
 
 
 def _clear(folder: Path, *, keep: Path | None) -> None:
-    """An empty folder, but for the file to keep where it is there."""
+    """An empty folder, but for the file to keep where it is there.
+
+    Trainings may write to the spool: what lies where a link in it leads to is not the agent's to delete.
+    """
+    if folder.is_symlink():
+        folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.iterdir():
-        if entry == keep:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(opened):
+            if stat.S_ISDIR(os.lstat(name, dir_fd=opened).st_mode):
+                shutil.rmtree(name, dir_fd=opened)
+            elif keep is None or name != keep.name:
+                os.unlink(name, dir_fd=opened)
+    finally:
+        os.close(opened)
 
 
 def read_result(folder: Path) -> TaskResult | None:
