@@ -45,3 +45,17 @@ def test_the_number_of_steps_is_printed(wardround, monkeypatch: pytest.MonkeyPat
     code, printed = wardround("simtest", "--every-step", "--json", "--processes", "1")
     told = json.loads(printed)
     assert (code, told["steps"], told["failed"]) == (0, 5, [])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--seeds", "99999999999999999999999"],
+        ["--processes", "100000"],
+        ["--seed", "1", "--every-step"],
+        ["--history", "--seeds", "1"],
+        ["--history", "--every-step"],
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(wardround, options: list[str]) -> None:  # type: ignore[no-untyped-def]
+    assert wardround("simtest", *options) == (2, "")
