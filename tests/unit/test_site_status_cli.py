@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
 from simulation.clinic import Clinic
@@ -92,3 +93,12 @@ async def test_without_an_agent_it_says_how_to_start_one(cli: Cli) -> None:
     assert isinstance(result.exception, CommandError)
     assert result.exception.code == Exit.TRY_AGAIN
     assert "start it: wardround-site-agent" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [{"done": -5}, {"of": -1}, {"of": 2**70}, {"per_second": -1.0}, {"per_second": float("nan")}],
+)
+def test_numbers_that_no_agent_says_are_not_believed(transfer: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        TransferSaid.model_validate({"done": 1, "of": 10, "per_second": 1.0} | transfer)

@@ -4,14 +4,14 @@ import socket
 import struct
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from wardround.client.errors import RefusedError
 from wardround.site_agent.agent_socket import Word, reachable, socket_of
 from wardround.site_agent.standstill import Stopped
-from wardround_messages.base import canonical_json
+from wardround_messages.base import Count, canonical_json
 from wardround_messages.objects import Consent
 
 ANSWERS_WITHIN = 30.0  # seconds; the agent itself answers sooner
@@ -49,9 +49,9 @@ class _Said(BaseModel):
 class TransferSaid(_Said):
     """Bytes that have passed, of how many, and how many a second lately."""
 
-    done: int
-    of: int
-    per_second: float | None
+    done: Count
+    of: Count
+    per_second: Annotated[float, Field(ge=0, le=2**53)] | None
 
 
 class TaskSaid(_Said):
