@@ -116,6 +116,7 @@ class Work:
             log.exception("task_broke_the_agent", task=str(hand.start.task_id))
             await self._stop_leftover(hand)
             answer = self._ended(hand, TaskEndsError("failed", hand.phase, "agent_error"))
+        self._leave(hand)
         try:
             await self._submission.submit(hand, answer, None if update is None else update.content)
         except RefusedError as refusal:
@@ -138,9 +139,12 @@ class Work:
         hand.turn = hand.turn or self._slots.line_up(start.experiment)
         try:
             await hand.turn.comes
-            result = await train(site, hand, lambda: self._may_be_told(start, manifest, permission), anew=anew)
-        finally:
+        except asyncio.CancelledError:
             self._leave(hand)
+            raise
+        # From here on until the run is over, or stopped, the slot is not free: nothing else trains beside it.
+        result = await train(site, hand, lambda: self._may_be_told(start, manifest, permission), anew=anew)
+        self._leave(hand)
         hand.phase = "checking"
         return await self._checked(hand, manifest, permission, result)
 
@@ -245,6 +249,7 @@ class Work:
 
     async def _end_cancelled(self, hand: Hand, reason: str) -> None:
         await self._stop_leftover(hand)
+        self._leave(hand)
         if await self._submission.is_answered(hand.start):
             await self._submission.close(hand, "answered")
             return
