@@ -1,6 +1,7 @@
 """A clinic on a bad line: models that come in pieces, updates that are sent again, and what is said of both."""
 
 import asyncio
+import errno
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,27 @@ async def test_what_a_training_put_where_the_next_tasks_folder_will_be_gives_way
         answer = await clinic.answer(clinic.start())
     assert answer.outcome == "done"
     assert list(scans.iterdir()) == [scans / "patient-7"]
+
+
+async def test_a_disk_without_room_for_the_job_does_not_have_the_model_fetched_again_and_again(tmp_path: Path) -> None:
+    clinic, line = await clinic_on(tmp_path)
+    task = clinic.settings.paths.spool / str(clinic.start().task_id)
+    write, tries = Path.write_bytes, 0
+
+    def full_at_first(path: Path, data: bytes) -> int:
+        nonlocal tries
+        if path.parent == task and (tries := tries + 1) <= 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full_at_first)
+        async with clinic.running():
+            await clinic.enrol()
+            await clinic.hub.send(clinic.start())
+            assert (await clinic.answer(clinic.start())).outcome == "done"
+    assert tries > 3
+    assert line.models_read == len(MODEL)
 
 
 async def test_what_was_fetched_in_part_goes_with_its_task(tmp_path: Path) -> None:

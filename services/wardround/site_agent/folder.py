@@ -65,7 +65,7 @@ def is_filled(folder: Path, job: Job) -> bool:
 async def fill(
     folder: Path, job: Job, model: ObjectRef | None, store: ObjectStore, passage: Passage | None = None
 ) -> None:
-    """Make the folder anew, with the model, its digest checked, and then `job.json`.
+    """Make the folder anew, with the model, its digest checked, and then `job.json` under its name.
 
     What an earlier try has fetched of this model is kept and gone on from; nothing else of the folder is.
 
@@ -75,6 +75,9 @@ async def fill(
     _clear(folder, keep=None if model is None else part_of(folder / MODEL, model.sha256))
     if job.carry is not None and not os.path.isdir(carry := folder.parent / job.carry):
         carry.mkdir(parents=True, exist_ok=True)
+    # Before the model: a disk that has room for all but this would have the model fetched again and again.
+    aside = folder / f"{JOB}.new"
+    aside.write_bytes(canonical_json(job))
     if model is not None:
         bucket = bucket_of(job.experiment)
         try:
@@ -83,8 +86,6 @@ async def fill(
             )
         except AccessDeniedError:  # what S3 says of an absent key to whoever may not list
             raise NotFoundError(f"{bucket}/{model.key} is not there, or not readable here") from None
-    aside = folder / f"{JOB}.new"
-    aside.write_bytes(canonical_json(job))
     aside.replace(folder / JOB)
 
 
