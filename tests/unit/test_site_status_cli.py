@@ -14,7 +14,7 @@ from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.site import app
 from wardround.client.clinic.door import AgentDoor, AgentState, TaskSaid, TransferSaid
 from wardround.runtime.clock import wall_clock
-from wardround.site_agent.agent_socket import socket_of
+from wardround.site_agent.agent_socket import reachable, socket_of
 from wardround.site_agent.control import Control
 from wardround.site_agent.standstill import Stopped
 
@@ -78,6 +78,21 @@ async def test_each_task_is_told_with_its_transfer_and_the_limit(cli: Cli, monke
         "glioma-2.r000004.train.clinic-1.a01  training",
         "glioma-3.r000001.train.clinic-1.a01  pondering",
     ]
+
+
+async def test_a_clinic_that_a_hub_floods_with_tasks_can_still_be_looked_at(clinic: Clinic, cli: Cli) -> None:
+    flooded = WORKING.model_copy(update={"tasks": WORKING.tasks[:1] * 10_000})
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(2**16):  # whoever says nothing only looks who listens
+            body = flooded.model_dump_json().encode()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    with reachable(socket_of(clinic.settings.paths.inbox)) as name:
+        async with await asyncio.start_unix_server(answer, name):
+            result = await cli("--json")
+    assert len(json.loads(result.output)["tasks"]) == 10_000
 
 
 async def test_what_holds_the_clinic_up_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

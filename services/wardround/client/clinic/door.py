@@ -15,7 +15,7 @@ from wardround_messages.base import Count, canonical_json
 from wardround_messages.objects import Consent
 
 ANSWERS_WITHIN = 30.0  # seconds; the agent itself answers sooner
-ANSWER_AT_MOST = 2**20
+ANSWER_AT_MOST = 16 * 2**20  # some 60,000 tasks: a hub may send more than a clinic can do
 _CREDENTIALS = struct.Struct("3i")  # `struct ucred`: process, user, group
 
 
