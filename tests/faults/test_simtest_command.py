@@ -14,9 +14,7 @@ pytestmark = pytest.mark.slow
 def wardround(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["wardround", *arguments])
-        code = ended()
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        return ended(), capsys.readouterr().out
 
     return run
 
@@ -49,6 +47,15 @@ def test_the_number_of_steps_is_printed(wardround, monkeypatch: pytest.MonkeyPat
     assert (code, told["steps"], told["failed"]) == (0, 5, [])
 
 
-def test_a_history_is_asked_for_with_its_seed(wardround) -> None:  # type: ignore[no-untyped-def]
-    code, printed = wardround("simtest", "--history", "--seeds", "3")
-    assert (code, printed) == (2, "wardround: --history is that of one schedule: add --seed N\n")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--seeds", "99999999999999999999999"],
+        ["--processes", "100000"],
+        ["--seed", "1", "--every-step"],
+        ["--history", "--seeds", "1"],
+        ["--history", "--every-step"],
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(wardround, options: list[str]) -> None:  # type: ignore[no-untyped-def]
+    assert wardround("simtest", *options) == (2, "")

@@ -199,15 +199,15 @@ async def test_a_full_disk_leaves_no_partial_file_and_the_task_goes_on_when_ther
     async def said_to_be_full() -> bool:
         return any(seen.detail == "the disk is full" for seen in clinic.of_type(SiteSeen))
 
-    async def no_file_left() -> bool:
-        return not any(path.is_file() for path in clinic.settings.paths.spool.rglob("*"))
+    async def no_part_of_the_model_left() -> bool:
+        return not any(clinic.settings.paths.spool.rglob("model.safetensors*"))
 
     async with clinic.running():
         await clinic.enrol()
         with files_at_most(2**20):
             await clinic.hub.send(clinic.start())
             await eventually(said_to_be_full)
-            await eventually(no_file_left)
+            await eventually(no_part_of_the_model_left)
             assert clinic.training.trained == []
             assert await clinic.objects("answers/") == ()
         answer = await clinic.answer(clinic.start())

@@ -17,6 +17,7 @@ from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.store.port import StoreUnavailableError
 from wardround.site_agent import duty
 from wardround_messages.events import SiteSeen, TaskAnswered, TaskStarted
+from wardround_messages.names import Task
 from wardround_messages.objects import Answer
 
 
@@ -307,6 +308,32 @@ async def test_a_higher_attempt_waits_until_a_scheduler_that_is_away_has_stopped
         assert (await clinic.answer(clinic.start(attempt=2))).outcome == "done"
     assert airflow.most == 1
     assert clinic.training.trained == [str(clinic.start(attempt=2).task_id)]
+
+
+class SlowToStop(LikeAirflow):
+    """Stops a run as one that has a graphics card to clear."""
+
+    async def cancel(self, task: str) -> None:
+        await asyncio.sleep(0.2)
+        await super().cancel(task)
+
+
+async def test_a_run_that_is_being_stopped_has_its_slot_until_it_is_stopped(clinic: Clinic) -> None:
+    airflow = SlowToStop(clinic.settings.paths.spool, clinic.training)
+    clinic.scheduler = airflow
+    airflow.go_on.clear()
+    evaluation = clinic.start(task=Task.EVALUATE)
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await clinic.said(TaskStarted)
+        await clinic.hub.send(evaluation)
+        await clinic.all_handled()
+        await clinic.hub.send(clinic.cancel(clinic.start()))
+        assert (await clinic.answer(clinic.start())).outcome == "cancelled"
+        airflow.go_on.set()
+        assert (await clinic.answer(evaluation)).outcome == "done"
+    assert airflow.most == 1
 
 
 async def test_a_stop_while_the_scheduler_is_away_returns_and_is_done_when_it_is_back(

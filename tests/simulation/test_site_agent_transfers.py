@@ -1,16 +1,19 @@
 """A clinic on a bad line: models that come in pieces, updates that are sent again, and what is said of both."""
 
 import asyncio
-from collections.abc import Coroutine
+import errno
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clinic import BUCKET, Clinic, eventually, tensors
 
+from wardround.runtime.store.download import part_of
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.port import StoreUnavailableError
 from wardround.simulation.faults.virtual_time import run_virtually
+from wardround_messages.base import digest
 from wardround_messages.events import TaskAnswered, TransferReported
 
 MODEL = tensors(weight=[float(number) for number in range(400_000)])  # 1.6 MB
@@ -95,6 +98,53 @@ async def test_what_was_kept_and_rotted_is_fetched_again(tmp_path: Path) -> None
         await clinic.answer(clinic.start())
     assert clinic.training.models == [MODEL]
     assert line.models_read == len(MODEL) + len(MODEL)
+
+
+def a_link(task: Path, elsewhere: Path) -> None:
+    task.symlink_to(elsewhere)
+
+
+def a_folder_for_the_part(task: Path, elsewhere: Path) -> None:
+    part_of(task / "model.safetensors", digest(MODEL)).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("there", [a_link, a_folder_for_the_part])
+async def test_what_a_training_put_where_the_next_tasks_folder_will_be_gives_way(
+    tmp_path: Path, there: Callable[[Path, Path], None]
+) -> None:
+    clinic, _ = await clinic_on(tmp_path)
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "patient-7").touch()
+    clinic.settings.paths.spool.mkdir(parents=True)
+    there(clinic.settings.paths.spool / str(clinic.start().task_id), scans)
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+    assert list(scans.iterdir()) == [scans / "patient-7"]
+
+
+async def test_a_disk_without_room_for_the_job_does_not_have_the_model_fetched_again_and_again(tmp_path: Path) -> None:
+    clinic, line = await clinic_on(tmp_path)
+    task = clinic.settings.paths.spool / str(clinic.start().task_id)
+    write, tries = Path.write_bytes, 0
+
+    def full_at_first(path: Path, data: bytes) -> int:
+        nonlocal tries
+        if path.parent == task and (tries := tries + 1) <= 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full_at_first)
+        async with clinic.running():
+            await clinic.enrol()
+            await clinic.hub.send(clinic.start())
+            assert (await clinic.answer(clinic.start())).outcome == "done"
+    assert tries > 3
+    assert line.models_read == len(MODEL)
 
 
 async def test_what_was_fetched_in_part_goes_with_its_task(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Objects on their way into a file: whole and right or not there at all, over as many tries as the line takes."""
 
 import asyncio
+import fcntl
 import os
 import resource
 import subprocess
@@ -199,7 +200,7 @@ async def test_a_store_that_goes_away_costs_the_chunk_that_was_asked_for_and_no_
     store = await line(target.data, away_from(reads))
     with pytest.raises(StoreUnavailableError):
         await target.fetch(store)
-    kept = target.part.stat().st_size
+    kept = target.part.stat().st_size if target.part.exists() else 0
     assert kept == sum(length for _, length in store.reads[:-1])
     assert not target.file.exists()
     store.reads, store.fault = [], sound
@@ -281,6 +282,52 @@ async def test_what_is_linked_where_the_part_would_be_is_left_alone(
     await target.fetch(await line(target.data))
     assert target.is_whole
     assert mine.read_bytes() == b"01"
+
+
+async def test_who_fetches_the_same_into_the_same_file_does_not_write_to_what_is_whole(tmp_path: Path) -> None:
+    target = Target(tmp_path, pattern(SIZE))
+    refused: list[OSError] = []
+
+    async def also_fetch_from_a_store_that_lies() -> None:
+        with pytest.raises(OSError, match="another process is fetching it") as error:
+            await target.fetch(await line(bytes(SIZE)))
+        refused.append(error.value)
+
+    class Meanwhile(Line):
+        async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
+            await also_fetch_from_a_store_that_lies()
+            return await super().read(bucket, key, offset=offset, length=length)
+
+    store = Meanwhile()
+    await store.make_bucket(BUCKET)
+    await store.put(BUCKET, KEY, target.data)
+    await target.fetch(store)
+    assert refused
+    assert target.is_whole
+
+
+async def test_a_part_that_was_given_its_name_meanwhile_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, lock = Target(tmp_path, pattern(SIZE)), fcntl.flock
+
+    def finish_first(descriptor: int, how: int) -> None:
+        if target.part.exists() and not target.file.exists():
+            target.part.rename(target.file)
+        lock(descriptor, how)
+
+    monkeypatch.setattr("wardround.runtime.store.download.fcntl.flock", finish_first)
+    with pytest.raises(StoreUnavailableError):
+        await target.fetch(await line(target.data, away_from(3)))
+    assert target.file.read_bytes() == b""
+    assert target.part.stat().st_size > 0
+
+
+async def test_a_pipe_where_the_part_would_be_holds_nobody_up(tmp_path: Path) -> None:
+    target = Target(tmp_path, b"0123456789")
+    os.mkfifo(target.part)
+    await asyncio.wait_for(target.fetch(await line(target.data)), 5)
+    assert target.is_whole
 
 
 # --- over many tries -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
 from simulation.clinic import Clinic
@@ -13,7 +14,7 @@ from wardround.client.cli.errors import CommandError, Exit
 from wardround.client.cli.site import app
 from wardround.client.clinic.door import AgentDoor, AgentState, TaskSaid, TransferSaid
 from wardround.runtime.clock import wall_clock
-from wardround.site_agent.agent_socket import socket_of
+from wardround.site_agent.agent_socket import reachable, socket_of
 from wardround.site_agent.control import Control
 from wardround.site_agent.standstill import Stopped
 
@@ -79,6 +80,21 @@ async def test_each_task_is_told_with_its_transfer_and_the_limit(cli: Cli, monke
     ]
 
 
+async def test_a_clinic_that_a_hub_floods_with_tasks_can_still_be_looked_at(clinic: Clinic, cli: Cli) -> None:
+    flooded = WORKING.model_copy(update={"tasks": WORKING.tasks[:1] * 10_000})
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(2**16):  # whoever says nothing only looks who listens
+            body = flooded.model_dump_json().encode()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    with reachable(socket_of(clinic.settings.paths.inbox)) as name:
+        async with await asyncio.start_unix_server(answer, name):
+            result = await cli("--json")
+    assert len(json.loads(result.output)["tasks"]) == 10_000
+
+
 async def test_what_holds_the_clinic_up_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = Stopped(at=wall_clock(), by="alice", reason="a drill")
     says(monkeypatch, WORKING.model_copy(update={"stopped": stopped, "waits_for": "the object store is away"}))
@@ -92,3 +108,12 @@ async def test_without_an_agent_it_says_how_to_start_one(cli: Cli) -> None:
     assert isinstance(result.exception, CommandError)
     assert result.exception.code == Exit.TRY_AGAIN
     assert "start it: wardround-site-agent" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [{"done": -5}, {"of": -1}, {"of": 2**70}, {"per_second": -1.0}, {"per_second": float("nan")}],
+)
+def test_numbers_that_no_agent_says_are_not_believed(transfer: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        TransferSaid.model_validate({"done": 1, "of": 10, "per_second": 1.0} | transfer)

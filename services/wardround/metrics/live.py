@@ -106,23 +106,17 @@ def answered(tasks: Tasks, answer: Answer) -> Tasks:
 
 
 def in_hand(tasks: Tasks, seen: SiteSeen, experiment: str, at: datetime) -> Tasks:
-    """The tasks after a site listed what it has in hand."""
+    """The tasks after a site listed what it has in hand, in the order of their turns: those beyond its slots wait."""
+    place = 0
     for hand in seen.tasks:
+        in_turn, before = hand.phase in ("queued", "training"), place - seen.slots
+        place += in_turn
         task = _newest(tasks, seen.site, hand, at) if hand.experiment == experiment else None
         if task is not None and task.ended is None:
-            changed = replace(_in_phase(task, hand.phase, at), before=_before(hand, seen))
+            waits = hand.phase == "queued" and before >= 0
+            changed = replace(_in_phase(task, hand.phase, at), before=before if waits else None)
             tasks = {**tasks, seen.site: changed}
     return tasks
-
-
-def _before(hand: TaskInHand, seen: SiteSeen) -> int | None:
-    """How many come first in the line for a slot; None where the task has one, or is not that far.
-
-    A site lists its tasks in the order of their turns.
-    """
-    in_turn = [other for other in seen.tasks if other.phase in ("queued", "training")]
-    place = in_turn.index(hand) - seen.slots if hand.phase == "queued" else -1
-    return place if place >= 0 else None
 
 
 def _newest(tasks: Tasks, site: str, named: OfTask | TaskInHand, at: datetime) -> TaskLive | None:

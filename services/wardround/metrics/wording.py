@@ -19,7 +19,7 @@ def size_short(size: int) -> str:
 def transfer_text(done: int, of: int, per_second: float | None) -> str:
     """`42 % of 1.2 GB, 2.0 MB/s, about 6 m left`; without a speed the rest is not known."""
     said = f"{done_text(done, of)} of {size_text(of)}"
-    if not per_second:
+    if per_second is None or per_second < 1:
         return said
     left = duration_text((of - done) / per_second)
     return f"{said}, {size_text(round(per_second))}/s" + (f", about {left} left" if done < of else "")

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from wardround.runtime.regular_file import open_regular
@@ -67,7 +68,7 @@ def is_filled(folder: Path, job: Job) -> bool:
 async def fill(
     folder: Path, job: Job, model: ObjectRef | None, store: ObjectStore, passage: Passage | None = None
 ) -> None:
-    """Make the folder anew, with the model, its digest checked, and then `job.json`.
+    """Make the folder anew, with the model, its digest checked, and then `job.json` under its name.
 
     What an earlier try has fetched of this model is kept and gone on from; nothing else of the folder is.
 
@@ -77,6 +78,9 @@ async def fill(
     _clear(folder, keep=None if model is None else part_of(folder / MODEL, model.sha256))
     if job.carry is not None and not os.path.isdir(carry := folder.parent / job.carry):
         carry.mkdir(parents=True, exist_ok=True)
+    # Before the model: a disk that has room for all but this would have the model fetched again and again.
+    aside = folder / f"{JOB}.new"
+    aside.write_bytes(canonical_json(job))
     if model is not None:
         bucket = bucket_of(job.experiment)
         try:
@@ -85,21 +89,26 @@ async def fill(
             )
         except AccessDeniedError:  # what S3 says of an absent key to whoever may not list
             raise NotFoundError(f"{bucket}/{model.key} is not there, or not readable here") from None
-    aside = folder / f"{JOB}.new"
-    aside.write_bytes(canonical_json(job))
     aside.replace(folder / JOB)
 
 
 def _clear(folder: Path, *, keep: Path | None) -> None:
-    """An empty folder, but for the file to keep where it is there."""
+    """An empty folder, but for the file to keep where it is there.
+
+    Trainings may write to the spool: what lies where a link in it leads to is not the agent's to delete.
+    """
+    if folder.is_symlink():
+        folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.iterdir():
-        if entry == keep:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(opened):
+            if stat.S_ISDIR(os.lstat(name, dir_fd=opened).st_mode):
+                shutil.rmtree(name, dir_fd=opened)
+            elif keep is None or name != keep.name:
+                os.unlink(name, dir_fd=opened)
+    finally:
+        os.close(opened)
 
 
 def read_result(folder: Path) -> TaskResult | None:

@@ -139,9 +139,12 @@ class Work:
         hand.turn = hand.turn or self._slots.line_up(start.experiment)
         try:
             await hand.turn.comes
-            result = await train(site, hand, lambda: self._may_be_told(start, manifest, permission), anew=anew)
-        finally:
+        except asyncio.CancelledError:
             self._leave(hand)
+            raise
+        # From here on until the run is over, or stopped, the slot is not free: nothing else trains beside it.
+        result = await train(site, hand, lambda: self._may_be_told(start, manifest, permission), anew=anew)
+        self._leave(hand)
         hand.phase = "checking"
         return await self._checked(hand, manifest, permission, result)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def simtest(
-    seeds: Annotated[int, typer.Option(min=1, help="How many schedules to run.")] = 500,
+    seeds: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many schedules to run.")] = 500,
     first: Annotated[int, typer.Option("--from", min=0, help="The first seed.")] = 0,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Run this one alone: the same schedule, step by step.")
@@ -22,18 +22,22 @@ def simtest(
     every_step: Annotated[
         bool, typer.Option("--every-step", help="Cut each service at every step of a small experiment instead.")
     ] = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="How many at once; one a processor by default.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="How many at once; one a processor by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Test what is promised under faults: kills, lost mail, outages, frozen services, clocks, flipped bits.
 
     Coordinator, aggregator, metrics and site-agents are the real ones, on embedded adapters and a clock that jumps.
     """
-    if history and seed is None:
-        raise CommandError("--history is that of one schedule: add --seed N")
     with needing("simtest", extra="simulation"):
         from wardround.simulation.faults.campaign import campaign
 
+    if every_step and seed is not None:
+        raise CommandError("--every-step knows no --seed: it cuts the same small experiment everywhere")
+    if history and seed is None:
+        raise CommandError("--history is that of one schedule: add --seed N")
     if every_step:
         raise typer.Exit(_every_step(processes, as_json=as_json))
     if seed is not None:

@@ -4,18 +4,18 @@ import socket
 import struct
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from wardround.client.errors import RefusedError
 from wardround.site_agent.agent_socket import Word, reachable, socket_of
 from wardround.site_agent.standstill import Stopped
-from wardround_messages.base import canonical_json
+from wardround_messages.base import Count, canonical_json
 from wardround_messages.objects import Consent
 
 ANSWERS_WITHIN = 30.0  # seconds; the agent itself answers sooner
-ANSWER_AT_MOST = 2**20
+ANSWER_AT_MOST = 16 * 2**20  # some 60,000 tasks: a hub may send more than a clinic can do
 _CREDENTIALS = struct.Struct("3i")  # `struct ucred`: process, user, group
 
 
@@ -49,9 +49,9 @@ class _Said(BaseModel):
 class TransferSaid(_Said):
     """Bytes that have passed, of how many, and how many a second lately."""
 
-    done: int
-    of: int
-    per_second: float | None
+    done: Count
+    of: Count
+    per_second: Annotated[float, Field(ge=0, le=2**53)] | None
 
 
 class TaskSaid(_Said):

@@ -2,14 +2,15 @@
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import random
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
-from wardround.runtime.regular_file import open_regular
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import NotFoundError, ObjectStore, StoreUnavailableError
@@ -46,30 +47,34 @@ async def download(
     What came before the store went away, or before this was cancelled or killed, is kept beside it (`part_of`), and the
     next call with the same digest goes on from there. The digest is always taken of the whole; where a kept part turns
     out not to fit, all of it is fetched anew, once. After any other failure nothing is left behind. An object of
-    another size is not fetched at all, nor one that the disk has no room for.
+    another size is not fetched at all, nor one that the disk has no room for. Of two that fetch the same into the same
+    file one is refused: it would go on writing when the file has its name already.
 
     Args:
         passage: told how far it is, and asked how fast it may go.
 
     Raises:
         DigestMismatchError: size or digest differ; NotFoundError, StoreUnavailableError: from the store;
-        OSError: the file cannot be written, on a full disk for one.
+        OSError: the file cannot be written, on a full disk for one, or is being fetched by another process.
     """
     part, passage = part_of(to, sha256), passage or Passage(size)
-    try:
-        info = await store.head(bucket, key)
-        if info.size != size:
-            raise DigestMismatchError(f"{key} has {info.size} bytes where {size} were announced")
-        kept, found = await _fetch(store, bucket, key, size, part, passage)
-        if kept and found != sha256:
-            part.unlink()
-            _, found = await _fetch(store, bucket, key, size, part, passage)
-        if found != sha256:
-            raise DigestMismatchError(f"{key} has the digest {found} where {sha256} was announced")
-        os.replace(part, to)
-    except (DigestMismatchError, NotFoundError, OSError):
-        part.unlink(missing_ok=True)
-        raise
+    with _held(part, size, to=to) as file:
+        try:
+            info = await store.head(bucket, key)
+            if info.size != size:
+                raise DigestMismatchError(f"{key} has {info.size} bytes where {size} were announced")
+            kept, found = await _fetch(store, bucket, key, size, file, passage)
+            if kept and found != sha256:
+                file.truncate(0)
+                _, found = await _fetch(store, bucket, key, size, file, passage)
+            if found != sha256:
+                raise DigestMismatchError(f"{key} has the digest {found} where {sha256} was announced")
+            os.replace(part, to)
+        except BaseException as error:
+            of_no_use = isinstance(error, DigestMismatchError | NotFoundError | OSError)
+            if of_no_use or os.fstat(file.fileno()).st_size == 0:
+                part.unlink(missing_ok=True)
+            raise
 
 
 async def keep_on(
@@ -109,40 +114,41 @@ class _GotOnError(Exception):
 # --- one try ---------------------------------------------------------------------------------------------------------
 
 
-async def _fetch(store: ObjectStore, bucket: str, key: str, size: int, part: Path, passage: Passage) -> tuple[int, str]:
+async def _fetch(
+    store: ObjectStore, bucket: str, key: str, size: int, file: BinaryIO, passage: Passage
+) -> tuple[int, str]:
     """How many bytes had been kept, and the SHA-256 of them and of what was added until there were `size`."""
     hasher, clock = hashlib.sha256(), asyncio.get_running_loop().time
-    kept = await _kept(part, size, hasher.update)
+    kept = await _kept(file, hasher.update)
     passage.begin(at=kept)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb") as file:
-        _check_room(file.fileno(), part, size - kept)
-        file.seek(kept)
+    _check_room(file, size - kept)
 
-        def take(chunk: bytes) -> None:
-            hasher.update(chunk)
-            file.write(chunk)
+    def take(chunk: bytes) -> None:
+        hasher.update(chunk)
+        file.write(chunk)
+        file.flush()
 
-        offset, asked = kept, FIRST_CHUNK
-        taken: asyncio.Future[None] | None = None
-        try:
-            while offset < size:
-                length = passage.piece(min(asked, size - offset))
-                await asyncio.sleep(passage.pause(length))
-                begun = clock()
-                chunk = await store.read(bucket, key, offset=offset, length=length)
-                if not chunk:
-                    raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
-                offset, asked = offset + len(chunk), _next_chunk(asked, clock() - begun)
-                passage.passed(len(chunk))
-                if taken is not None:
-                    await asyncio.shield(taken)
-                # Beside the next read: the server, the digest and the disk take about as long each.
-                taken = asyncio.ensure_future(run(len(chunk) <= SMALL, take, chunk))
+    offset, asked = kept, FIRST_CHUNK
+    taken: asyncio.Future[None] | None = None
+    try:
+        while offset < size:
+            length = passage.piece(min(asked, size - offset))
+            await asyncio.sleep(passage.pause(length))
+            begun = clock()
+            chunk = await store.read(bucket, key, offset=offset, length=length)
+            if not chunk:
+                raise DigestMismatchError(f"{key} ends after {offset} of {size} bytes")
+            offset, asked = offset + len(chunk), _next_chunk(asked, clock() - begun)
+            passage.passed(len(chunk))
             if taken is not None:
                 await asyncio.shield(taken)
-        finally:
-            if taken is not None:
-                await asyncio.wait([taken])  # the file is not to be closed under the thread that writes
+            # Beside the next read: the server, the digest and the disk take about as long each.
+            taken = asyncio.ensure_future(run(len(chunk) <= SMALL, take, chunk))
+        if taken is not None:
+            await asyncio.shield(taken)
+    finally:
+        if taken is not None:
+            await asyncio.wait([taken])  # the file is not to be closed under the thread that writes
     return kept, hasher.hexdigest()
 
 
@@ -152,27 +158,71 @@ def _next_chunk(size: int, took: float) -> int:
     return max(size // 2, LEAST_CHUNK) if took > SHRINKS_ABOVE else size
 
 
-async def _kept(part: Path, size: int, take: Callable[[bytes], None]) -> int:
-    """How many bytes of the object are there already, all of which `take` was given; what cannot be its is removed."""
-    try:
-        file = open_regular(part)
-    except FileNotFoundError:
-        return 0
-    except OSError:
-        part.unlink()
-        return 0
-    with file:
-        status = os.fstat(file.fileno())
-        if status.st_size > size or status.st_nlink != 1:  # a second name would be written to as well
-            part.unlink()
-            return 0
-        while block := file.read(SMALL):
-            await run(status.st_size <= SMALL, take, block)
-        return file.tell()
+async def _kept(file: BinaryIO, take: Callable[[bytes], None]) -> int:
+    """How many bytes of the object are there already, all of which `take` was given; the file stands behind them."""
+    file.seek(0)
+    small = os.fstat(file.fileno()).st_size <= SMALL
+    while block := file.read(SMALL):
+        await run(small, take, block)
+    return file.seek(0, os.SEEK_END)
 
 
-def _check_room(descriptor: int, part: Path, wanted: int) -> None:
+def _check_room(file: BinaryIO, wanted: int) -> None:
     """Raises `OSError` where the disk has less: rather now than when all but the end has been fetched."""
-    status = os.fstatvfs(descriptor)
+    status = os.fstatvfs(file.fileno())
     if status.f_bavail * status.f_frsize < wanted:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+
+# --- the part --------------------------------------------------------------------------------------------------------
+
+
+def _held(part: Path, size: int, *, to: Path) -> BinaryIO:
+    """The part, for nobody else to read and add to until it is closed. What cannot be one gives way to a new file.
+
+    Raises:
+        OSError: it cannot be written, or another process has it.
+    """
+    while True:
+        descriptor = _opened(part)
+        try:
+            _lock(descriptor, to)
+            status = os.fstat(descriptor)
+            if _is_at(part, status):  # else whoever had it has just given it its name, or removed it
+                if stat.S_ISREG(status.st_mode) and status.st_size <= size and status.st_nlink == 1:
+                    return _file(part, descriptor)
+                part.unlink()  # a pipe, too long, or written to under a second name as well
+        finally:
+            os.close(descriptor)
+
+
+def _opened(part: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(part, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EACCES, errno.ENXIO):  # a link, not ours to write, a socket
+            raise
+    part.unlink()
+    return os.open(part, flags | os.O_EXCL, 0o666)
+
+
+def _file(part: Path, descriptor: int) -> BinaryIO:
+    return open(part, "r+b", opener=lambda *_: os.dup(descriptor))
+
+
+def _lock(descriptor: int, to: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "another process is fetching it", str(to)) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a file system that knows no locks does without
+            raise
+
+
+def _is_at(path: Path, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), status)
+    except FileNotFoundError:
+        return False
