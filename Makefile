@@ -60,6 +60,7 @@ unit: $(VENV)/.dev
 benchmarks: $(VENV)/.dev ## Measure what the documentation states
 	$(BIN)/python benchmarks/round_overhead.py
 	$(BIN)/python benchmarks/aggregate.py
+	$(BIN)/python benchmarks/scale.py
 
 benchmarks-servers: $(VENV)/.dev servers ## The same over real servers
 	$(BIN)/python benchmarks/round_overhead.py --servers

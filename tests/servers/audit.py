@@ -69,9 +69,10 @@ class StoreAudit:
     def _take(self, body: bytes) -> None:
         for line in body.splitlines():
             entry = json.loads(line)
-            if entry["requestID"] in self._told:  # a store that stood still does not know whether it was heard
-                continue
-            self._told.add(entry["requestID"])
+            if (request := entry.get("requestID")) is not None:  # what the store does by itself has none
+                if request in self._told:  # a store that stood still does not know whether it was heard
+                    continue
+                self._told.add(request)
             call = parse(entry)
             if (heard := self._listening.get(call.bucket)) is not None:
                 heard(replace(call, data=self._read_back(call)) if call.wrote else call)

@@ -22,8 +22,10 @@ from wardround.runtime.clock import wall_clock
 from wardround.runtime.store.port import AccessDeniedError, StoreUnavailableError
 from wardround.site_agent import duty
 from wardround.site_agent.audit.log import AuditLog
+from wardround.site_agent.given_up import GIVEN_UP
 from wardround.site_agent.inbox import REMEMBERED, Inbox
 from wardround.site_agent.patience import outage
+from wardround.site_agent.scheduler.inline import InlineScheduler
 from wardround.site_agent.scheduler.port import (
     Began,
     RunEnd,
@@ -254,6 +256,35 @@ async def test_a_disk_that_is_full_again_and_again_ends_the_attempt(tmp_path: Pa
         await clinic.hub.send(clinic.start())
         answer = await clinic.answer(clinic.start())
     assert (answer.outcome, answer.failure.code) == ("failed", "disk_full")
+    assert len(clinic.training.trained) == 2
+
+
+async def test_a_training_given_up_is_not_begun_anew_by_a_machine_that_has_forgotten_it(
+    tmp_path: Path,
+) -> None:
+    clinic = Clinic(tmp_path)
+    await clinic.open_experiment()
+
+    def crash(folder: Path, cancelled: Event) -> None:
+        raise MemoryError
+
+    async def is_given_up() -> bool:
+        return (clinic.settings.paths.spool / str(clinic.start().task_id) / GIVEN_UP).exists()
+
+    async def no_answer_is_stored(call: Callable[[], Awaitable[Any]]) -> Any:
+        if clinic.training.trained:
+            raise StoreUnavailableError("503")
+        return await call()
+
+    clinic.training.before = crash
+    async with clinic.running(store=Faulty(clinic.store, STORE_CALLS, no_answer_is_stored)):
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await eventually(is_given_up)
+    rebooted = InlineScheduler(clinic.settings.paths.spool, clinic.training, threads=False)
+    async with clinic.running(scheduler=rebooted):
+        answer = await clinic.answer(clinic.start())
+    assert (answer.outcome, answer.failure.code) == ("failed", "crashed")
     assert len(clinic.training.trained) == 2
 
 

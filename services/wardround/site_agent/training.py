@@ -7,6 +7,7 @@ import structlog
 
 from wardround.site_agent.audit.facts import about_report
 from wardround.site_agent.folder import find_room, forget_result, lacked_room, read_result
+from wardround.site_agent.given_up import given_up, note_given_up
 from wardround.site_agent.hand import Hand, TaskEndsError, names_of
 from wardround.site_agent.metrics_follow import MetricsFollower
 from wardround.site_agent.outbound import plain
@@ -43,6 +44,8 @@ async def train(site: Site, hand: Hand, may_be_told: MayBeTold, *, anew: bool) -
     trainings = site.inbox.trainings(task)
     again = anew and trainings > 0
     result = read_result(folder)
+    if result is None and (end := given_up(folder)) is not None:
+        raise _over(end, may_be_told)
     while result is None:
         if trainings == 0 or again:
             # Counted before it is asked for: whatever happens in between, no training too many.
@@ -55,20 +58,25 @@ async def train(site: Site, hand: Hand, may_be_told: MayBeTold, *, anew: bool) -
             end, result = RunEnd(False, "disk_full"), None
             forget_result(folder)
         if result is None:
-            _check_may_go_on(end, may_be_told, may_try_again=may_try_again)
+            _check_is_no_end(end)
+            if not may_try_again:
+                note_given_up(folder, end)
+                raise _over(end, may_be_told)
             await site.patience(lambda: find_room(folder, hand.start))
             log.warning("training_again", task=str(task), code=end.code, hint=end.hint)
             again = True
     return result
 
 
-def _check_may_go_on(end: RunEnd, may_be_told: MayBeTold, *, may_try_again: bool) -> None:
+def _check_is_no_end(end: RunEnd) -> None:
     if end.succeeded:
         raise TaskEndsError("failed", "training", "no_result", "the run succeeded and left no result.json")
     if end.code == "cancelled":
         raise TaskEndsError("cancelled", "training", "cancelled", "the run was stopped at the clinic")
-    if not may_try_again:
-        raise TaskEndsError("failed", "training", end.code or "crashed", _words(end.hint, may_be_told()))
+
+
+def _over(end: RunEnd, may_be_told: MayBeTold) -> TaskEndsError:
+    return TaskEndsError("failed", "training", end.code or "crashed", _words(end.hint, may_be_told()))
 
 
 def _words(hint: str, leave: Leave | None) -> str:
