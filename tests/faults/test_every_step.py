@@ -33,7 +33,7 @@ def test_killed_at_every_call_no_service_breaks_a_promise(cuts: tuple[list[Cut],
 
 @pytest.mark.parametrize("what", ["timed out", "rebooted", "broker wiped", "killed"])
 def test_whatever_else_befalls_a_call_breaks_no_promise(cuts: tuple[list[Cut], str], what: str) -> None:
-    """Every tenth of these: `wardround simtest --every-step` tries all of them."""
-    chosen = [cut for cut in cuts[0] if cut.what == what and (what != "killed" or cut.service == "everything")][::10]
-    assert len(chosen) > 10
+    """Every fortieth of these: `wardround simtest --every-step` tries all of them."""
+    chosen = [cut for cut in cuts[0] if cut.what == what and (what != "killed" or cut.service == "everything")][::40]
+    assert len(chosen) > 2
     assert {str(result.cut): result.violations for result in try_cuts(chosen, cuts[1]) if result.violations} == {}
