@@ -13,7 +13,7 @@ from wardround_messages.commands import CancelTask, OfferExperiment, StartTask
 from wardround_messages.manifest import Cohort, Manifest, Rounds, Training
 from wardround_messages.names import GlobalKey, Task
 from wardround_messages.objects import Consent
-from wardround_messages.parts import ObjectRef
+from wardround_messages.parts import Failure, ObjectRef
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MANIFEST = Manifest(
@@ -378,3 +378,24 @@ def test_consents_found_in_the_store_do_not_replace_those_recorded_here(inbox: I
     assert inbox.consents_of("glioma-1") == (consent(1), consent(2))
     assert inbox.consents_to_store("glioma-1") == (consent(2),)
     assert inbox.next_number("glioma-1", MANIFEST.sha256) == 3
+
+
+def test_what_was_given_up_is_remembered_until_its_experiment_is_forgotten(path: Path) -> None:
+    failure = Failure(phase="training", code="crashed", hint="out of memory")
+    with Inbox.open(path) as inbox:
+        assert inbox.given_up(start().task_id) is None
+        inbox.give_up(start().task_id, failure)
+    with Inbox.open(path) as inbox:
+        assert inbox.given_up(start().task_id) == failure
+        assert inbox.given_up(start(attempt=2).task_id) is None
+        inbox.forget_experiment("glioma-1")
+        assert inbox.given_up(start().task_id) is None
+
+
+def test_an_inbox_of_before_things_were_given_up_is_opened(path: Path) -> None:
+    with Inbox.open(path):
+        pass
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE given_up")
+    with Inbox.open(path) as inbox:
+        assert inbox.given_up(start().task_id) is None

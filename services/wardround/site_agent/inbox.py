@@ -14,10 +14,11 @@ from wardround.site_agent.inbox_file import open_database, read_database
 from wardround_messages.base import canonical_json, digest
 from wardround_messages.commands import CancelTask, OfferExperiment, StartTask, ToSite
 from wardround_messages.names import TaskId
+from wardround_messages.parts import Failure
 
 REMEMBERED = timedelta(days=30)
 
-_OF_AN_EXPERIMENT = ("manifests", "offers", "consents", "tasks", "cancels")
+_OF_AN_EXPERIMENT = ("manifests", "offers", "consents", "tasks", "cancels", "given_up")
 
 
 class IdReusedError(Exception):
@@ -165,6 +166,15 @@ class Inbox(ConsentsKept):
 
     def count_training(self, task: TaskId) -> None:
         self._database.execute("UPDATE tasks SET trainings = trainings + 1 WHERE id = ?", (str(task),))
+
+    def give_up(self, task: TaskId, failure: Failure) -> None:
+        """Remember why no further training of the task may begin."""
+        row = (str(task), task.experiment, canonical_json(failure))
+        self._database.execute("INSERT OR REPLACE INTO given_up VALUES (?, ?, ?)", row)
+
+    def given_up(self, task: TaskId) -> Failure | None:
+        row = self._database.execute("SELECT failure FROM given_up WHERE task = ?", (str(task),)).fetchone()
+        return None if row is None else Failure.model_validate_json(row[0])
 
     def end(self, task: TaskId, outcome: str) -> None:
         self._database.execute("UPDATE tasks SET outcome = ? WHERE id = ?", (outcome, str(task)))

@@ -31,6 +31,12 @@ CREATE INDEX tasks_by_step ON tasks (experiment, round, task);
 CREATE INDEX tasks_in_hand ON tasks (outcome) WHERE outcome IS NULL;
 CREATE TABLE cancels (task TEXT PRIMARY KEY, experiment TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 """
+# An inbox made before there was this table gets it, and an earlier agent does not mind it: no other version.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS given_up (
+  task TEXT PRIMARY KEY, experiment TEXT NOT NULL, failure BLOB NOT NULL
+) WITHOUT ROWID
+"""
 
 
 class InboxError(Exception):
@@ -109,6 +115,8 @@ def _prepare(database: sqlite3.Connection, path: Path, *, durable: bool) -> None
         if version == 0:
             database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
             version = SCHEMA
+        if version == SCHEMA:
+            database.execute(_ADDED)
     except sqlite3.DatabaseError as error:
         raise InboxError(f"{path} is no inbox that can be opened: {error}") from None
     if version != SCHEMA:

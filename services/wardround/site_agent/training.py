@@ -7,7 +7,6 @@ import structlog
 
 from wardround.site_agent.audit.facts import about_report
 from wardround.site_agent.folder import find_room, forget_result, lacked_room, read_result
-from wardround.site_agent.given_up import given_up, note_given_up
 from wardround.site_agent.hand import Hand, TaskEndsError, names_of
 from wardround.site_agent.metrics_follow import MetricsFollower
 from wardround.site_agent.outbound import plain
@@ -16,6 +15,7 @@ from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, UnknownR
 from wardround.site_agent.site import Site
 from wardround_messages.events import MetricsReported, TaskStarted
 from wardround_messages.names import Task
+from wardround_messages.parts import Failure
 from wardround_messages.task_folder import METRICS, TaskResult
 
 log = structlog.get_logger()
@@ -44,8 +44,8 @@ async def train(site: Site, hand: Hand, may_be_told: MayBeTold, *, anew: bool) -
     trainings = site.inbox.trainings(task)
     again = anew and trainings > 0
     result = read_result(folder)
-    if result is None and (end := given_up(folder)) is not None:
-        raise _over(end, may_be_told)
+    if result is None and (failure := site.inbox.given_up(task)) is not None:
+        raise _over(failure, may_be_told)
     while result is None:
         if trainings == 0 or again:
             # Counted before it is asked for: whatever happens in between, no training too many.
@@ -60,8 +60,10 @@ async def train(site: Site, hand: Hand, may_be_told: MayBeTold, *, anew: bool) -
         if result is None:
             _check_is_no_end(end)
             if not may_try_again:
-                note_given_up(folder, end)
-                raise _over(end, may_be_told)
+                # Before it is answered: a scheduler that has forgotten the run must not be asked for another.
+                failure = Failure(phase="training", code=end.code or "crashed", hint=plain(end.hint))
+                await site.write(site.inbox.give_up, task, failure)
+                raise _over(failure, may_be_told)
             await site.patience(lambda: find_room(folder, hand.start))
             log.warning("training_again", task=str(task), code=end.code, hint=end.hint)
             again = True
@@ -75,8 +77,8 @@ def _check_is_no_end(end: RunEnd) -> None:
         raise TaskEndsError("cancelled", "training", "cancelled", "the run was stopped at the clinic")
 
 
-def _over(end: RunEnd, may_be_told: MayBeTold) -> TaskEndsError:
-    return TaskEndsError("failed", "training", end.code or "crashed", _words(end.hint, may_be_told()))
+def _over(failure: Failure, may_be_told: MayBeTold) -> TaskEndsError:
+    return TaskEndsError("failed", "training", failure.code, _words(failure.hint, may_be_told()))
 
 
 def _words(hint: str, leave: Leave | None) -> str:
