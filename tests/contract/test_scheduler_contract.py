@@ -212,20 +212,23 @@ async def closing(clinic: Clinic) -> AsyncIterator[Scheduler]:
     scheduler = clinic.scheduler()
     yield scheduler
     await scheduler.close()
-    await until(lambda: processes_of(clinic.root) == [], within=clinic.stops_within)
+    try:
+        await until(lambda: processes_of(clinic.root) == {}, within=clinic.stops_within)
+    except TimeoutError:
+        pytest.fail(f"still there after {clinic.stops_within} s: {processes_of(clinic.root)}")
 
 
-def processes_of(root: Path) -> list[int]:
-    """The processes, other than this, that were started for something below `root`."""
-    found = []
+def processes_of(root: Path) -> dict[int, str]:
+    """The processes, other than this, that were started for something below `root`, with their command lines."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                line = (entry / "cmdline").read_bytes()
+                line = (entry / "cmdline").read_text(errors="replace")
             except OSError:
                 continue
-            if str(root).encode() in line:
-                found.append(int(entry.name))
+            if str(root) in line:
+                found[int(entry.name)] = line.replace("\0", " ")
     return found
 
 
@@ -588,7 +591,7 @@ async def test_a_server_that_cannot_be_understood_is_ended_and_its_runs_are_lost
         await scheduler.trigger(task)
         async with asyncio.timeout(5):
             assert (await scheduler.wait(task)).code == "scheduler_lost"
-        assert processes_of(tmp_path) == []
+        assert processes_of(tmp_path) == {}
 
 
 async def test_a_server_that_cannot_be_understood_and_does_not_end_is_killed(
@@ -600,7 +603,7 @@ async def test_a_server_that_cannot_be_understood_and_does_not_end_is_killed(
         await scheduler.trigger(task)
         async with asyncio.timeout(5):
             assert (await scheduler.wait(task)).code == "scheduler_lost"
-        assert processes_of(tmp_path) == []
+        assert processes_of(tmp_path) == {}
 
 
 @pytest.mark.parametrize(("status", "code"), [(3, "crashed"), (-35, "killed")])

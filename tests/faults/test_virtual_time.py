@@ -60,10 +60,16 @@ def test_waiting_for_nothing_is_told() -> None:
 
 
 @pytest.mark.slow
-def test_work_that_takes_no_time_and_has_no_end_is_told() -> None:
+def test_work_that_takes_no_time_and_has_no_end_is_told_and_cancelled() -> None:
+    cancelled = []
+
     async def main() -> None:
-        while True:  # noqa: ASYNC110 - a busy loop is what is told here
-            await asyncio.sleep(0)
+        try:
+            while True:  # noqa: ASYNC110 - a busy loop is what is told here
+                await asyncio.sleep(0)
+        finally:
+            cancelled.append(True)
 
     with pytest.raises(StuckError, match="takes no time"):
         run_virtually(main())
+    assert cancelled

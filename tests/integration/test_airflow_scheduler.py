@@ -11,12 +11,12 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 import pytest_asyncio
 
 from servers.airflow import COMPONENTS, AirflowServer
+from servers.airflow_person import DAG, Person, person_at
 from wardround.runtime.secrets import Secret
 from wardround.site_agent.scheduler.airflow import scheduler as airflow
 from wardround.site_agent.scheduler.airflow.scheduler import AirflowScheduler
@@ -29,7 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest
 
 ROUNDS = count(1)
 STOPS_WITHIN = 15  # seconds; Airflow ends a training at its next sign of life, and the machine may be busy
-DAG = "/api/v2/dags/wardround_task"
 
 
 @dataclass(slots=True)
@@ -38,7 +37,7 @@ class Clinic:
 
     server: AirflowServer
     scheduler: AirflowScheduler
-    person: httpx.AsyncClient
+    person: Person
     tasks: list[str] = field(default_factory=list)
 
     def task(self, **parameters: object) -> str:
@@ -100,14 +99,8 @@ class Clinic:
 
     async def let_in(self, slots: int) -> None:
         """How many tasks of Airflow the pool of all of them lets in at once."""
-        answer = await self.person.patch(
-            "/api/v2/pools/default_pool", params={"update_mask": "slots"}, json={"pool": "default_pool", "slots": slots}
-        )
-        answer.raise_for_status()
-
-    async def pause(self, paused: bool) -> None:
-        answer = await self.person.patch(DAG, params={"update_mask": "is_paused"}, json={"is_paused": paused})
-        answer.raise_for_status()
+        pool = {"pool": "default_pool", "slots": slots}
+        await self.person.asks("PATCH", "/api/v2/pools/default_pool", params={"update_mask": "slots"}, json=pool)
 
 
 async def until(condition: Callable[[], bool], *, within: float = 60) -> None:
@@ -145,10 +138,7 @@ def of_airflow(task: str) -> list[psutil.Process]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def clinic(airflow_server: AirflowServer) -> AsyncIterator[Clinic]:
     counting.write(airflow_server.spool.parent / "cases", ["clinic-1"], seed=0)
-    async with httpx.AsyncClient(base_url=airflow_server.url, trust_env=False, timeout=60) as person:
-        name, password = airflow_server.admin
-        answer = await person.post("/auth/token", json={"username": name, "password": password})
-        person.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+    async with person_at(airflow_server.url, *airflow_server.admin) as person:
         scheduler = AirflowScheduler(airflow_server.settings(), airflow_server.spool)
         clinic = Clinic(airflow_server, scheduler, person)
         yield clinic
@@ -188,16 +178,24 @@ async def test_a_training_that_is_killed_is_told_from_a_run_that_a_person_ends(c
     for process in trainings(killed):
         process.kill()
     assert (await clinic.end(killed)).code == "killed"
-    (await clinic.person.patch(f"{DAG}/dagRuns/{ended}", json={"state": "failed"})).raise_for_status()
+    await clinic.person.asks("PATCH", f"{DAG}/dagRuns/{ended}", json={"state": "failed"})
     assert (await clinic.end(ended)).code == "cancelled"
     await until(lambda: trainings(ended) == [], within=STOPS_WITHIN)
 
 
 async def test_a_training_that_a_person_marks_as_failed_was_ended_by_a_person(clinic: Clinic) -> None:
     task = await clinic.begun(seconds=100)
-    answer = await clinic.person.patch(f"{DAG}/dagRuns/{task}/taskInstances/train", json={"new_state": "failed"})
-    answer.raise_for_status()
+    await clinic.person.asks("PATCH", f"{DAG}/dagRuns/{task}/taskInstances/train", json={"new_state": "failed"})
     assert (await clinic.end(task)).code == "cancelled"
+
+
+async def test_what_airflow_still_starts_of_a_run_that_was_ended_does_not_train(clinic: Clinic) -> None:
+    """As where a task begins in the moment in which its run is ended."""
+    task = await clinic.begun(seconds=100)
+    await clinic.scheduler.cancel(task)
+    await clinic.person.asks("POST", f"{DAG}/dagRuns/{task}/clear", json={"dry_run": False, "only_failed": False})
+    assert not (await clinic.end(task)).succeeded
+    assert clinic.trained(task) == 1
 
 
 async def test_a_killed_training_trains_again_under_the_same_run(clinic: Clinic) -> None:
@@ -267,14 +265,14 @@ async def test_a_dag_that_is_paused_lets_no_task_in_and_loses_none_that_is_at_wo
 ) -> None:
     monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.5)
     at_work, queued = await clinic.begun(seconds=3), clinic.task()
-    await clinic.pause(True)
+    await clinic.person.pauses(True)
     try:
         with pytest.raises(SchedulerError) as raised:
             await clinic.scheduler.trigger(queued)
         assert raised.value.code == "dag_paused"
         assert await clinic.end(at_work) == RunEnd(True)
     finally:
-        await clinic.pause(False)
+        await clinic.person.pauses(False)
     await clinic.scheduler.trigger(queued)
     assert await clinic.end(queued) == RunEnd(True)
 
@@ -286,13 +284,13 @@ async def test_a_run_that_is_queued_when_its_dag_is_paused_is_ended(
     clinic.server.kill("scheduler")
     task = clinic.task()
     await clinic.scheduler.trigger(task)
-    await clinic.pause(True)
+    await clinic.person.pauses(True)
     try:
         with pytest.raises(SchedulerError) as raised:
             await clinic.end(task)
         assert raised.value.code == "dag_paused"
     finally:
-        await clinic.pause(False)
+        await clinic.person.pauses(False)
         await clinic.server.start("scheduler")
     await asyncio.sleep(3)
     assert not (clinic.folder(task) / LOCK).exists()
@@ -325,7 +323,7 @@ async def test_a_run_whose_task_gets_no_slot_is_ended_after_its_time_in_the_queu
     try:
         await hasty.trigger(task)
         async with asyncio.timeout(60):
-            while (await clinic.person.get(f"{DAG}/dagRuns/{task}")).json()["state"] != "running":  # noqa: ASYNC110
+            while (await clinic.person.asks("GET", f"{DAG}/dagRuns/{task}"))["state"] != "running":  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
         with pytest.raises(SchedulerError) as raised:
             await hasty.wait(task, began=lambda: begun.append("begun"))

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from servers.airflow import AirflowServer
+from servers.airflow_person import person_at
 from wardround.client.doctor import probe as probing
 from wardround.client.doctor.findings import Finding, examine
 from wardround.client.doctor.site import SiteDoctor
@@ -72,25 +73,12 @@ def clinic(tmp_path: Path, airflow_server: AirflowServer) -> Clinic:
     return Clinic(tmp_path, airflow_server)
 
 
-@asynccontextmanager
-async def as_admin(server: AirflowServer) -> AsyncIterator[httpx.AsyncClient]:
-    user, password = server.admin
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as client:
-        answer = await client.post("/auth/token", json={"username": user, "password": password})
-        client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-        yield client
-
-
-async def pause(server: AirflowServer, paused: bool) -> None:
-    async with as_admin(server) as client:
-        (await client.patch(f"/api/v2/dags/{DAG}", json={"is_paused": paused})).raise_for_status()
-
-
 @pytest.fixture
 async def paused(airflow_server: AirflowServer) -> AsyncIterator[None]:
-    await pause(airflow_server, True)
-    yield
-    await pause(airflow_server, False)
+    async with person_at(airflow_server.url, *airflow_server.admin) as person:
+        await person.pauses(True)
+        yield
+        await person.pauses(False)
 
 
 def of_airflow(found: Found) -> dict[str, str]:
@@ -195,8 +183,8 @@ async def test_run_that_nobody_takes_out_of_the_queue_is_found_and_taken_back(
         found = await clinic.looked()
         assert found[f"run of {DAG}"].state == "wrong"
         assert "waited in the queue for 3 s" in found[f"run of {DAG}"].what
-        async with as_admin(clinic.server) as client:
-            runs = (await client.get(f"/api/v2/dags/{DAG}/dagRuns?limit=100&state=queued")).json()
+        async with person_at(clinic.server.url, *clinic.server.admin) as person:
+            runs = await person.asks("GET", f"/api/v2/dags/{DAG}/dagRuns?limit=100&state=queued")
         assert runs["total_entries"] == 0
     finally:
         await clinic.server.start("scheduler")

@@ -5,8 +5,8 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from servers.airflow import require_airflow
+from servers.airflow_person import DAG, Person, person_at
 from servers.stack import SITES, Stack, require_servers
 from simulation.whole import counting, run
 from wardround.client.experiment_file import load_experiment
@@ -28,8 +29,6 @@ from wardround.stack.folder import read_state
 from wardround_messages.manifest import Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-DAG = "/api/v2/dags/wardround_task"
 
 
 @pytest.fixture
@@ -48,21 +47,16 @@ def told(stack: Stack) -> dict[str, Any]:
     return dict(json.loads(stack.cli("stack", "status", "--folder", str(stack.folder), "--json")))
 
 
-@asynccontextmanager
-async def airflow_of(stack: Stack, site: str) -> AsyncIterator[httpx.AsyncClient]:
-    """The clinic's Airflow as a person sees it who has the login from `status`."""
+def airflow_of(stack: Stack, site: str) -> AbstractAsyncContextManager[Person]:
     login = told(stack)["airflow"][site]
-    async with httpx.AsyncClient(base_url=login["url"], trust_env=False, timeout=20) as client:
-        answer = await client.post("/auth/token", json={"username": login["username"], "password": login["password"]})
-        answer.raise_for_status()
-        client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-        yield client
+    return person_at(login["url"], login["username"], login["password"])
 
 
 async def runs_at(stack: Stack, site: str, experiment: str) -> dict[str, str]:
     """Run id -> state, of the runs of an experiment."""
-    async with airflow_of(stack, site) as client:
-        answer = (await client.get(f"{DAG}/dagRuns", params={"limit": 100, "run_id_pattern": f"{experiment}.%"})).json()
+    async with airflow_of(stack, site) as person:
+        only = {"limit": 100, "run_id_pattern": f"{experiment}.%"}
+        answer = await person.asks("GET", f"{DAG}/dagRuns", params=only)
     return {run["dag_run_id"]: run["state"] for run in answer["dag_runs"]}
 
 
@@ -137,8 +131,8 @@ async def test_status_tells_a_person_where_each_airflow_is_and_how_to_log_in(air
         assert re.search(line, shown, re.MULTILINE), shown
         assert Path(login["password_file"]).read_text() == login["password"]
         assert Path(login["password_file"]).stat().st_mode & 0o077 == 0
-        async with airflow_of(airflow_stack, site) as client:
-            assert (await client.get("/api/v2/connections")).status_code == 200
+        async with airflow_of(airflow_stack, site) as person:
+            await person.asks("GET", "/api/v2/connections")
 
 
 async def test_the_agents_login_starts_runs_and_sees_no_connections(airflow_stack: Stack) -> None:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime
+from math import ceil
 from pathlib import Path
 
 import httpx
@@ -20,9 +21,9 @@ KILLED = -9
 
 
 async def failed_calls(plan: Plan) -> AsyncIterator[tuple[str, int]]:
-    """How many calls at the store and the broker each service made in vain, every second anew, for ever. One that dies
-    takes along what it counted since the last look."""
-    known: dict[str, int] = {}
+    """How many calls a second at the store and the broker each service made in vain since it told so last, for ever.
+    One that dies takes along what it counted since the last look."""
+    known: dict[str, tuple[int, float]] = {}
     async with loopback_client(timeout=LOOK_EVERY) as client:
         while True:
             for name in plan.services:
@@ -30,11 +31,17 @@ async def failed_calls(plan: Plan) -> AsyncIterator[tuple[str, int]]:
                     told = await client.get(f"http://{LOOPBACK}:{plan.ports[name]}/metrics")
                 except httpx.HTTPError:
                     continue
-                failed = _failed(told.text)
-                before = known.get(name, failed)
-                known[name] = failed
-                yield name, failed if failed < before else failed - before
+                failed, now = _failed(told.text), asyncio.get_running_loop().time()
+                if (last := known.get(name)) is not None:
+                    yield name, calls_a_second(failed, *last, now)
+                known[name] = failed, now
             await asyncio.sleep(LOOK_EVERY)
+
+
+def calls_a_second(failed: int, failed_before: int, looked_before: float, now: float) -> int:
+    """A service that was started anew counts from zero, and one that is busy or down is not heard for seconds."""
+    calls = failed if failed < failed_before else failed - failed_before
+    return ceil(calls / max(now - looked_before, LOOK_EVERY))
 
 
 def _failed(figures: str) -> int:

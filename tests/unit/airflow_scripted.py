@@ -136,6 +136,7 @@ class ScriptedAirflow:
                 return JSONResponse(run.seen(run.states[0]))
             case ["PATCH"]:
                 run.states, run.note = [body["state"]], body["note"]
+                self.tasks = [_ended(task) for task in self.tasks]
                 return JSONResponse(run.seen("failed"))
             case ["POST", "clear"]:
                 run.states, run.note, run.queued_at = list(self.states), None, datetime.now(UTC).isoformat()
@@ -154,6 +155,11 @@ class ScriptedAirflow:
             if state in ("success", "failed"):
                 return
             await asyncio.sleep(0.01)
+
+
+def _ended(task: dict[str, Any]) -> dict[str, Any]:
+    over = {"running": "failed", "success": "success", "failed": "failed"}
+    return {**task, "state": over.get(task["state"], "skipped")}
 
 
 def _absent() -> Response:

@@ -34,7 +34,7 @@ from wardround.site_agent.scheduler.port import (
     UnknownRunError,
 )
 from wardround.site_agent.settings import Airflow
-from wardround_messages.task_folder import JOB, LOCK, RESULT
+from wardround_messages.task_folder import JOB, LOCK, RESULT, STOPPED
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -948,6 +948,50 @@ async def test_a_stop_is_done_when_the_training_has_let_go_of_the_folder(
         assert not cancelling.done()
     async with asyncio.timeout(5):
         await cancelling
+
+
+async def test_a_task_that_began_while_its_run_was_ended_is_ended_too(
+    server: ScriptedAirflow, scheduler: AirflowScheduler
+) -> None:
+    adopted(server, "failed")
+    server.tasks = [{"task_id": "train", "state": "running"}]
+    await scheduler.cancel(TASK)
+    assert [task["state"] for task in server.tasks] == ["failed"]
+
+
+async def test_no_training_may_begin_after_a_stop_until_the_run_is_wanted_again(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path
+) -> None:
+    adopted(server, "running")
+    await scheduler.cancel(TASK)
+    assert (folder / STOPPED).exists()
+    await scheduler.trigger(TASK)
+    assert (folder / STOPPED).exists()
+    await scheduler.trigger(TASK, again=True)
+    assert not (folder / STOPPED).exists()
+
+
+async def test_a_run_that_could_not_be_stopped_and_is_wanted_again_goes_on(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path
+) -> None:
+    adopted(server, "running")
+    server.next[f"PATCH /{TASK}"].append(says({"detail": "database is locked"}, 500))
+    with pytest.raises(SchedulerUnavailableError):
+        await scheduler.cancel(TASK)
+    await scheduler.trigger(TASK)
+    assert not (folder / STOPPED).exists()
+
+
+async def test_a_run_is_stopped_also_where_the_folder_takes_no_sign_and_none_is_written_elsewhere(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, tmp_path: Path
+) -> None:
+    run = adopted(server, "running")
+    (folder / STOPPED).symlink_to(tmp_path / "elsewhere")
+    with capture_logs() as logs:
+        await scheduler.cancel(TASK)
+    assert [line["event"] for line in logs] == ["stopped_without_a_sign"]
+    assert run.states == ["failed"]
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("job", ["", "{}", json.dumps({**JOB_OF_TASK, "trainer": "another"}), None])

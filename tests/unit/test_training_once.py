@@ -15,7 +15,7 @@ from training_folder import counting_data, fill, result_of
 
 from wardround.training.folder_lock import folder_lock
 from wardround_messages.names import Task
-from wardround_messages.task_folder import CASES, LOCK, RESULT, UPDATE
+from wardround_messages.task_folder import CASES, LOCK, RESULT, STOPPED, UPDATE
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -107,6 +107,15 @@ def test_a_task_that_is_done_is_not_done_again(tmp_path: Path, data: Path, start
     assert "done already" in says(start(folder))
     assert (folder / RESULT).stat().st_mtime_ns == made
     assert trainings(folder) == 1
+
+
+def test_where_its_run_was_stopped_nothing_begins(tmp_path: Path, data: Path, start: Start) -> None:
+    folder = checking(tmp_path / "task", data, seconds=60.0)
+    (folder / STOPPED).touch()
+    process = start(folder)
+    assert "stopped before it began" in says(process)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert trainings(folder) == 0
 
 
 def test_who_waits_takes_over_from_a_training_that_is_killed(tmp_path: Path, data: Path, start: Start) -> None:

@@ -16,7 +16,7 @@ from wardround.training.folder_lock import FolderLock, folder_lock
 from wardround.training.guard import UnwatchableInputError, guard
 from wardround.training.registry import describe
 from wardround.training.runner import run_folder
-from wardround_messages.task_folder import RESULT
+from wardround_messages.task_folder import RESULT, STOPPED
 
 NO_RESULT = 1
 BAD_USAGE = 2
@@ -54,6 +54,9 @@ def _exit_code(lock: FolderLock, *, check: bool) -> int:
     signal.signal(signal.SIGTERM, _cancel)
     try:
         lock.acquire()
+        if not check and Path(STOPPED).exists():
+            logger.info("stopped before it began")
+            return CANCELLED
         # The agent makes a folder anew for another job, so a result that is there is of this job.
         if not check and Path(RESULT).is_file():
             logger.info("done already")

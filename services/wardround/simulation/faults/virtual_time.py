@@ -61,6 +61,7 @@ class VirtualTimeLoop(asyncio.base_events.BaseEventLoop):
             self._steps = 0
         self._steps += 1
         if self._steps > STEPS_AT_A_STANDSTILL:
+            self._steps = 0  # the tasks are still to be cancelled
             raise StuckError(f"at second {self._now:.3f} work goes on and on, and takes no time")
         return []
 

@@ -84,7 +84,8 @@ class AirflowRuns:
         until = asyncio.get_running_loop().time() + ENDS_WITHIN
         told = False
         while (run := await self._api.run(dag, task)) is not None and run.conf == conf(task):
-            if run.over:
+            # Airflow ends a run and its tasks one after the other: a task that begins in that moment goes on.
+            if run.over and not meaning.any_at_work(await self._api.task_instances(dag, task)):
                 return True
             if told:
                 if asyncio.get_running_loop().time() > until:

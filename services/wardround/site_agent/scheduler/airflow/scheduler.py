@@ -14,7 +14,7 @@ from wardround.site_agent.scheduler.airflow.api import AirflowApi
 from wardround.site_agent.scheduler.airflow.http import AirflowHttp
 from wardround.site_agent.scheduler.airflow.runs import AirflowRuns, check_conf
 from wardround.site_agent.scheduler.airflow.said import OVER, SUCCESS, Run, TaskInstance
-from wardround.site_agent.scheduler.airflow.spool import NoTaskError, folder_of, remove, trainer_of
+from wardround.site_agent.scheduler.airflow.spool import NoTaskError, folder_of, forbid_training, remove, trainer_of
 from wardround.site_agent.scheduler.airflow.training_lock import is_held
 from wardround.site_agent.scheduler.port import (
     Began,
@@ -25,7 +25,7 @@ from wardround.site_agent.scheduler.port import (
     nobody_asks,
 )
 from wardround.site_agent.settings import Airflow
-from wardround_messages.task_folder import LOCK, RESULT
+from wardround_messages.task_folder import LOCK, RESULT, STOPPED
 
 log = structlog.get_logger()
 
@@ -88,11 +88,14 @@ class AirflowScheduler:
         if run is not None:
             check_conf(run, task)
             if carried_out or not again or not run.over:
+                if not run.over:
+                    remove(self._folder(task) / STOPPED)
                 return
         if isinstance(own, SchedulerError):
             raise own
         await self._runs.check_runnable(own)
         self._seen.pop(task, None)
+        remove(self._folder(task) / STOPPED)
         if again:
             remove(self._folder(task) / RESULT)
         try:
@@ -235,7 +238,8 @@ class AirflowScheduler:
     # --- the end of a training ---------------------------------------------------------------------------------------
 
     async def _stop(self, task: str, own: str | None, *, why: SchedulerError | None) -> None:
-        """End the run if it goes on, and return when its training has let go of the folder."""
+        """End the run if it goes on, and return when its training has let go of the folder and none can begin."""
+        forbid_training(self._folder(task))
         await self._runs.end(task, own, meaning.note(why))
         await self._let_go(task)
         self._seen.pop(task, None)

@@ -1,13 +1,18 @@
-"""What an agent reads in a task's folder to find its run: whether there is a task, and of which trainer."""
+"""What an agent finds in a task's folder of its run, whether there is a task and of which trainer, and leaves there."""
 
+import os
 import shutil
 from pathlib import Path
+
+import structlog
 
 from wardround.runtime.regular_file import open_regular
 from wardround.site_agent.scheduler.port import SchedulerError
 from wardround_messages.codec import MalformedError, parse
 from wardround_messages.names import parse_task_id
-from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, Job
+from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, STOPPED, Job
+
+log = structlog.get_logger()
 
 
 class NoTaskError(SchedulerError):
@@ -28,6 +33,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def forbid_training(folder: Path) -> None:
+    """Whatever Airflow still starts there ends at once, until the sign is removed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # a training may have made a link of it
+    try:
+        os.close(os.open(folder / STOPPED, flags, 0o644))
+    except OSError as error:  # on a full disk a training is stopped all the same
+        log.warning("stopped_without_a_sign", task=folder.name, error=error.strerror)
 
 
 def trainer_of(folder: Path) -> str:
