@@ -9,6 +9,7 @@ from clinic import StubTraining
 from wardround.site_agent.scheduler.port import (
     Began,
     RunEnd,
+    SchedulerError,
     SchedulerUnavailableError,
     UnknownRunError,
     nobody_asks,
@@ -21,12 +22,14 @@ LOOKS_EVERY = 0.005
 class LikeAirflow:
     """Runs trainings as tasks of its own.
 
-    While it is `away` every call fails. Of the methods in `loses` the next call is carried out, and its reply lost.
-    Trainings wait for `go_on`. `most` is how many of one site's task were ever at work at once.
+    While it is `away` every call fails, and while it `forbids` each is refused. Of the methods in `loses` the next call
+    is carried out, and its reply lost. Trainings wait for `go_on`. `most` is how many of one site's task were ever at
+    work at once.
     """
 
     def __init__(self, spool: Path, training: StubTraining) -> None:
         self.away = False
+        self.forbids = False
         self.loses: set[str] = set()
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -118,6 +121,10 @@ class _Reached:
     def __enter__(self) -> None:
         if self._scheduler.away:
             raise SchedulerUnavailableError("connection refused")
+        if self._scheduler.forbids:
+            if self._method == "wait":  # it goes on
+                raise SchedulerUnavailableError("the run cannot be looked at")
+            raise SchedulerError("airflow_login", "Airflow refuses the agent's login")
         self._scheduler.calls.append(self._method)
 
     def __exit__(self, *_: object) -> None:

@@ -904,7 +904,7 @@ async def test_what_a_clinic_keeps_of_an_experiment_goes_a_month_after_its_last_
     async with clinic.running(clock=later):
         await eventually(gone)
     with Inbox.open(clinic.settings.paths.inbox) as inbox:
-        assert inbox.consents_to(EXPERIMENT) == ()
+        assert inbox.consents_of(EXPERIMENT) == ()
     assert clinic.audit == log
     async with clinic.running():
         await clinic.hub.send(clinic.start(round=2))

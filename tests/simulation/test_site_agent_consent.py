@@ -89,7 +89,7 @@ async def test_people_who_decide_all_at_once_leave_one_consistent_history(clinic
     assert [consent.number for consent in consents] == list(range(1, len(stored) + 1))
     assert all(one.verdict != following.verdict for one, following in pairwise(consents))
     with Inbox.read(clinic.settings.paths.inbox) as inbox:
-        assert inbox.consents_to(EXPERIMENT) == (consents[-1],)
+        assert inbox.consents_of(EXPERIMENT)[-1] == consents[-1]
     with opened(clinic.settings.paths.log) as lines:
         assert verify(lines, ()).lines == len(clinic.audit)
 

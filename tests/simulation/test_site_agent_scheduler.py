@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from airflow_like import LikeAirflow
-from clinic import SITE, Clinic, eventually
+from clinic import SITE, Clinic, eventually, failing
 from faulty import BUS_CALLS, SCHEDULER_CALLS, STORE_CALLS, Faulty, Fuse, killed_at
 
 from wardround.runtime.bus.memory import MemoryBus
@@ -148,6 +149,62 @@ async def test_a_training_that_crashed_while_the_agent_was_dead_is_tried_once_mo
     airflow.go_on.set()
     await airflow.idle()
     async with clinic.running():
+        assert (await clinic.answer(clinic.start())).outcome == "done"
+    assert len(clinic.training.trained) == 2
+
+
+async def test_a_training_that_a_restarted_agent_may_not_look_at_is_stopped_before_it_is_answered(
+    clinic: Clinic, airflow: LikeAirflow
+) -> None:
+    airflow.go_on.clear()
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await airflow.at_work()
+    airflow.forbids = True
+    async with clinic.running() as agent:
+
+        async def noticed() -> bool:
+            return agent.trouble is not None
+
+        await eventually(noticed)
+        assert await clinic.objects("answers/") == ()
+        airflow.forbids = False
+        answer = await clinic.answer(clinic.start())
+    assert (answer.outcome, answer.failure.code) == ("failed", "airflow_login")
+    assert len(airflow.cancelled) == 1
+    assert clinic.training.trained == []
+
+
+async def test_a_task_that_the_scheduler_refuses_at_once_is_answered_at_once(
+    clinic: Clinic, airflow: LikeAirflow
+) -> None:
+    airflow.forbids = True
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+    assert (answer.outcome, answer.failure.code) == ("failed", "airflow_login")
+
+
+async def test_a_training_that_found_the_disk_full_begins_again_also_by_an_agent_that_was_restarted_meanwhile(
+    clinic: Clinic, airflow: LikeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = clinic.settings.paths.spool
+    whole, full = shutil.disk_usage(spool.parent), shutil.disk_usage(spool.parent)._replace(free=2**19)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    clinic.training.change = failing("disk_full", "train")
+    async with clinic.running() as agent:
+
+        async def waits() -> bool:
+            return agent.trouble == "the disk is full"
+
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await eventually(waits)
+    clinic.training.change = {}
+    async with clinic.running():
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: whole)
         assert (await clinic.answer(clinic.start())).outcome == "done"
     assert len(clinic.training.trained) == 2
 

@@ -20,6 +20,7 @@ from wardround.site_agent import training
 from wardround.site_agent.app import SiteAgent
 from wardround.site_agent.audit.chain import Line, opened
 from wardround.site_agent.audit.check import anchor_of, verify
+from wardround.site_agent.reports import AT_LEAST_EVERY, pause
 from wardround_messages.base import digest
 from wardround_messages.codec import encode, parse
 from wardround_messages.events import MetricsReported
@@ -225,12 +226,12 @@ async def test_a_killed_agent_continues_the_chain(clinic: Clinic) -> None:
 def test_reports_grow_rarer_so_that_the_log_of_a_long_training_stays_small() -> None:
     elapsed, reports = 0.0, []
     while elapsed < 24 * 3600:
-        elapsed += training._pause(elapsed)
+        elapsed += pause(elapsed, at_first=training.REPORTED_EVERY, per=training.REPORTED_PER)
         reports.append(elapsed)
     assert reports[0] == training.REPORTED_EVERY
     assert sum(at <= 7200 for at in reports) < 620
     assert len(reports) < 2000
-    assert max(b - a for a, b in pairwise(reports)) == pytest.approx(training.REPORTED_AT_LEAST)
+    assert max(b - a for a, b in pairwise(reports)) == pytest.approx(AT_LEAST_EVERY)
 
 
 async def test_a_log_that_is_no_file_holds_everything_back_until_it_is_mended(clinic: Clinic) -> None:

@@ -1,8 +1,10 @@
 """What a clinic's agent makes of all that an Airflow may answer, and of what may answer in its place."""
 
 import asyncio
+import errno
 import fcntl
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -254,6 +256,20 @@ async def test_without_the_right_to_run_the_dag_the_task_is_refused(
 # --- something else answers ------------------------------------------------------------------------------------------
 
 
+async def test_a_training_goes_on_while_the_agent_may_not_look_at_it(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path
+) -> None:
+    """As where somebody has changed its password or its role, and changes it back."""
+    run = adopted(server, "running", "success")
+    server.next["GET /wait"].extend([says({}, 403)] * 3)
+    server.next[f"GET /{TASK}"].extend([says({}, 403)] * 3)
+    with pytest.raises(SchedulerUnavailableError, match="airflow_forbidden"):
+        await scheduler.wait(TASK)
+    assert run.note is None
+    server.next.clear()
+    assert await scheduler.wait(TASK) == RunEnd(True)
+
+
 @pytest.mark.parametrize("at", ["POST /token", f"GET /{TASK}", "POST /dagRuns"])
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_a_redirect_is_an_error_and_the_other_host_hears_nothing(
@@ -462,8 +478,9 @@ async def test_a_folder_without_a_job_was_never_triggered(
     assert (await error_of(scheduler.trigger(TASK))).code == "no_folder"
     with pytest.raises(UnknownRunError):
         await scheduler.wait(TASK)
-    await scheduler.cancel(TASK)
     assert server.heard == []
+    await scheduler.cancel(TASK)
+    assert server.runs == {}
 
 
 @pytest.mark.parametrize(
@@ -982,16 +999,64 @@ async def test_a_run_that_could_not_be_stopped_and_is_wanted_again_goes_on(
     assert not (folder / STOPPED).exists()
 
 
-async def test_a_run_is_stopped_also_where_the_folder_takes_no_sign_and_none_is_written_elsewhere(
-    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, tmp_path: Path
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("left", ["a link", "a pipe", "a folder"])
+async def test_whatever_a_training_left_in_place_of_the_sign_is_one(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, tmp_path: Path, left: str
 ) -> None:
     run = adopted(server, "running")
-    (folder / STOPPED).symlink_to(tmp_path / "elsewhere")
+    sign = folder / STOPPED
+    match left:
+        case "a link":
+            sign.symlink_to(tmp_path / "elsewhere")
+        case "a pipe":
+            os.mkfifo(sign)
+        case "a folder":
+            (sign / "within").mkdir(parents=True)
+    await scheduler.cancel(TASK)
+    assert run.states == ["failed"]
+    assert os.path.lexists(sign)
+    assert not (tmp_path / "elsewhere").exists()
+    await scheduler.trigger(TASK, again=True)
+    assert not os.path.lexists(sign)
+
+
+async def test_a_run_is_stopped_also_where_the_folder_takes_no_sign(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = adopted(server, "running")
+    monkeypatch.setattr(os, "open", no_room)
     with capture_logs() as logs:
         await scheduler.cancel(TASK)
+    monkeypatch.undo()
     assert [line["event"] for line in logs] == ["stopped_without_a_sign"]
     assert run.states == ["failed"]
-    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_a_run_that_could_not_be_given_up_and_comes_to_its_turn_may_train(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(airflow, "LOOKED_AFTER_EVERY", 0.05)
+    adopted(server, "queued")
+    server.tasks = [{"task_id": "train", "state": "scheduled"}]
+    server.dags["wardround_task"]["is_paused"] = True
+    server.next[f"PATCH /{TASK}"].append(says({"detail": "database is locked"}, 500))
+    with pytest.raises(SchedulerUnavailableError):
+        await scheduler.wait(TASK)
+    assert not (folder / STOPPED).exists()
+
+
+async def test_a_run_is_stopped_also_where_its_training_has_removed_its_job(
+    server: ScriptedAirflow, scheduler: AirflowScheduler, folder: Path
+) -> None:
+    run = adopted(server, "running")
+    (folder / JOB).unlink()
+    await scheduler.cancel(TASK)
+    assert run.states == ["failed"]
+    assert (folder / STOPPED).exists()
 
 
 @pytest.mark.parametrize("job", ["", "{}", json.dumps({**JOB_OF_TASK, "trainer": "another"}), None])

@@ -1,6 +1,7 @@
 """The commands to a hub: exit codes, JSON, and one line where something is wrong. A coordinator answers in memory."""
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
 from wardround.runtime.bus.messaging import Messenger
 from wardround.runtime.bus.port import BusUnavailableError, DeadLetterError, Packet
 from wardround.runtime.clock import wall_clock
+from wardround.runtime.store.download import part_of
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.port import StoreUnavailableError
 from wardround.runtime.toml_file import as_table
@@ -363,6 +365,18 @@ def test_a_model_is_fetched_whole_or_not_at_all(world: World, wardround: Callabl
     assert sorted(path.name for path in tmp_path.iterdir()) == ["brain-tumour.toml"]
     code, _, err = wardround("fetch", "brain-tumour", "-o", "model", "--which", "7")
     assert (code, "the latest is 1" in err) == (3, True)
+
+
+def test_of_two_that_fetch_into_one_file_the_second_may_try_again(
+    world: World, wardround: Callable[..., Ran], tmp_path: Path
+) -> None:
+    world.has(finished())
+    lay_model(world, "brain-tumour", 1)
+    part = part_of(tmp_path / "model", model_ref(1).sha256)
+    with part.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        code, _, err = wardround("fetch", "brain-tumour", "-o", "model")
+    assert (code, "another process is fetching it" in err) == (75, True)
 
 
 def test_events_are_lines_or_json(world: World, wardround: Callable[..., Ran]) -> None:

@@ -128,11 +128,6 @@ def lacked_room(result: TaskResult) -> bool:
     return result.failure is not None and result.failure.code == "disk_full"
 
 
-def forget_result(folder: Path) -> None:
-    """A training that begins in the folder from now on is not taken for done."""
-    (folder / RESULT).unlink(missing_ok=True)
-
-
 async def find_room(folder: Path, start: StartTask) -> None:
     """Look whether a training that begins now can leave its update.
 

@@ -78,14 +78,6 @@ class ConsentsKept:
         ).fetchone()
         return None if row is None else Consent.model_validate_json(row[0])
 
-    def consents_to(self, experiment: str) -> tuple[Consent, ...]:
-        """The newest consent to each manifest of the experiment."""
-        manifests = self._database.execute(
-            "SELECT DISTINCT manifest FROM consents WHERE experiment = ?", (experiment,)
-        ).fetchall()
-        found = (self.consent(experiment, manifest) for (manifest,) in manifests)
-        return tuple(consent for consent in found if consent is not None)
-
     def consents_of(self, experiment: str) -> tuple[Consent, ...]:
         """All consents to the experiment, of each manifest in the order in which they were given."""
         rows = self._database.execute(

@@ -6,22 +6,22 @@ from collections.abc import Callable
 import structlog
 
 from wardround.site_agent.audit.facts import about_report
-from wardround.site_agent.folder import find_room, forget_result, lacked_room, read_result
+from wardround.site_agent.folder import find_room, lacked_room, read_result
 from wardround.site_agent.hand import Hand, TaskEndsError, names_of
 from wardround.site_agent.metrics_follow import MetricsFollower
 from wardround.site_agent.outbound import plain
 from wardround.site_agent.policy import Leave
-from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, UnknownRunError
+from wardround.site_agent.reports import pause
+from wardround.site_agent.scheduler.port import RunEnd, SchedulerError, SchedulerUnavailableError, UnknownRunError
 from wardround.site_agent.site import Site
 from wardround_messages.events import MetricsReported, TaskStarted
-from wardround_messages.names import Task
+from wardround_messages.names import Task, TaskId
 from wardround_messages.parts import Failure
 from wardround_messages.task_folder import METRICS, TaskResult
 
 log = structlog.get_logger()
 
 REPORTED_EVERY = 1.0  # seconds, at first
-REPORTED_AT_LEAST = 60.0
 # Each report is a line in the site's log, which is kept for ever. As the time between two grows with that gone by,
 # there are some 600 in the first two hours and 60 an hour from then on.
 REPORTED_PER = 120
@@ -46,25 +46,28 @@ async def train(site: Site, hand: Hand, may_be_told: MayBeTold, *, anew: bool) -
     result = read_result(folder)
     if result is None and (failure := site.inbox.given_up(task)) is not None:
         raise _over(failure, may_be_told)
-    while result is None:
+    while result is None or (lacked_room(result) and trainings <= site.settings.scheduler.retries):
+        if result is not None:
+            log.warning("training_again", task=str(task), code="disk_full")
+            again = True
+        if again:
+            # What the disk was too full for is forgotten by the scheduler, not before: an agent that is started anew
+            # while it waits for room has to know.
+            await site.patience(lambda: find_room(folder, hand.start))
+        going_on = trainings > 0 and not again
         if trainings == 0 or again:
             # Counted before it is asked for: whatever happens in between, no training too many.
             await site.write(site.inbox.count_training, task)
             trainings += 1
-        end = await _run(site, hand, may_be_told, again=again)
+        end = await _run(site, hand, may_be_told, again=again, going_on=going_on)
         result = read_result(folder)
-        may_try_again = trainings <= site.settings.scheduler.retries
-        if result is not None and lacked_room(result) and may_try_again:
-            end, result = RunEnd(False, "disk_full"), None
-            forget_result(folder)
         if result is None:
             _check_is_no_end(end)
-            if not may_try_again:
+            if trainings > site.settings.scheduler.retries:
                 # Before it is answered: a scheduler that has forgotten the run must not be asked for another.
                 failure = Failure(phase="training", code=end.code or "crashed", hint=plain(end.hint))
                 await site.write(site.inbox.give_up, task, failure)
                 raise _over(failure, may_be_told)
-            await site.patience(lambda: find_room(folder, hand.start))
             log.warning("training_again", task=str(task), code=end.code, hint=end.hint)
             again = True
     return result
@@ -85,11 +88,31 @@ def _words(hint: str, leave: Leave | None) -> str:
     return plain(hint) if leave is not None and leave.errors == "text" else ""
 
 
-async def _run(site: Site, hand: Hand, may_be_told: MayBeTold, *, again: bool) -> RunEnd:
+async def stop_run(site: Site, task: TaskId) -> None:
+    """End a run that may be going on in the task's folder, however long that takes."""
+    if site.inbox.trainings(task) == 0 and not site.folder(task).exists():
+        return
+
+    async def stop() -> None:
+        try:
+            await site.scheduler.cancel(str(task))
+        except SchedulerError as error:  # it may be going on: nothing else may begin until somebody has mended that
+            raise SchedulerUnavailableError(f"a run cannot be stopped: {error}") from error
+
+    await site.patience(stop)
+
+
+async def _run(site: Site, hand: Hand, may_be_told: MayBeTold, *, again: bool, going_on: bool) -> RunEnd:
+    """The end of a run that is begun now, or was begun before and may be `going_on`."""
     task = str(hand.start.task_id)
     hand.phase = "queued"
     try:
-        await site.patience(lambda: site.scheduler.trigger(task, again=again))
+        try:
+            await site.patience(lambda: site.scheduler.trigger(task, again=again))
+        except SchedulerError:
+            if going_on:
+                await stop_run(site, hand.start.task_id)
+            raise
         return await _end_of_run(site, hand, may_be_told)
     except SchedulerError as error:
         raise TaskEndsError("failed", "training", error.code, _words(error.hint, may_be_told())) from error
@@ -115,7 +138,7 @@ async def _end_of_run(site: Site, hand: Hand, may_be_told: MayBeTold) -> RunEnd:
     since = clock()
     try:
         while not run.done():
-            await asyncio.wait({run}, timeout=_pause(clock() - since))
+            await asyncio.wait({run}, timeout=pause(clock() - since, at_first=REPORTED_EVERY, per=REPORTED_PER))
             if not follower.read_on() or hand.start.task is Task.CHECK:  # of which nothing leaves but codes
                 continue
             if (leave := may_be_told()) is not None:
@@ -128,10 +151,6 @@ async def _end_of_run(site: Site, hand: Hand, may_be_told: MayBeTold) -> RunEnd:
     finally:
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)  # whoever cancels the run itself finds nobody waiting for it
-
-
-def _pause(elapsed: float) -> float:
-    return min(REPORTED_AT_LEAST, max(REPORTED_EVERY, elapsed / REPORTED_PER))
 
 
 def _report(hand: Hand, follower: MetricsFollower, leave: Leave) -> MetricsReported:

@@ -9,6 +9,7 @@ from wardround.runtime.store.download import keep_on
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError, StoreUnavailableError
 from wardround.site_agent.hand import Hand, names_of
+from wardround.site_agent.reports import pause
 from wardround.site_agent.site import Site
 from wardround_messages.events import TransferReported
 from wardround_messages.parts import ObjectRef
@@ -16,7 +17,6 @@ from wardround_messages.parts import ObjectRef
 # An upload holds one of the store's threads for as long as it takes; the others are for answers and the like.
 UPLOADS_AT_ONCE = 4
 REPORTED_EVERY = 5.0  # seconds, at first; what takes no longer is not reported at all
-REPORTED_AT_LEAST = 60.0
 REPORTED_PER = 60  # so there are some 60 reports in the first five minutes, and 150 in the hour after them
 
 
@@ -81,7 +81,7 @@ class Transfers:
         clock = asyncio.get_running_loop().time
         since = clock()
         while True:
-            await asyncio.sleep(_pause(clock() - since))
+            await asyncio.sleep(pause(clock() - since, at_first=REPORTED_EVERY, per=REPORTED_PER))
             self._site.say(_report_of(hand, passage))
 
 
@@ -95,7 +95,3 @@ def _report_of(hand: Hand, passage: Passage) -> TransferReported:
         of=passage.size,
         per_second=None if speed is None else int(speed),
     )
-
-
-def _pause(elapsed: float) -> float:
-    return min(REPORTED_AT_LEAST, max(REPORTED_EVERY, elapsed / REPORTED_PER))

@@ -27,12 +27,11 @@ from wardround.site_agent.judgement import (
 )
 from wardround.site_agent.outbound import CheckedFile, HeldBackError, check_update, failure_of, figures
 from wardround.site_agent.policy import Leave
-from wardround.site_agent.scheduler.port import SchedulerError, SchedulerUnavailableError
 from wardround.site_agent.site import Site
 from wardround.site_agent.slots import Slots
 from wardround.site_agent.standstill import CODE, WORDS
 from wardround.site_agent.submission import Submission
-from wardround.site_agent.training import train
+from wardround.site_agent.training import stop_run, train
 from wardround.site_agent.transfers import Transfers
 from wardround_messages.commands import StartTask
 from wardround_messages.events import TaskAccepted
@@ -108,13 +107,13 @@ class Work:
         try:
             answer, update = await self._through(hand)
         except RefusedError as refusal:
-            await self._stop_leftover(hand)
+            await stop_run(self._site, hand.start.task_id)
             answer = self._refused(hand, refusal)
         except TaskEndsError as end:
             answer = self._ended(hand, end)
         except Exception:
             log.exception("task_broke_the_agent", task=str(hand.start.task_id))
-            await self._stop_leftover(hand)
+            await stop_run(self._site, hand.start.task_id)
             answer = self._ended(hand, TaskEndsError("failed", hand.phase, "agent_error"))
         self._leave(hand)  # a store that is away holds the answer up, and no other training
         try:
@@ -161,7 +160,7 @@ class Work:
         job = job_of(start, manifest, data, site.carry(start.experiment))
         if is_filled(folder, job):
             return False
-        await self._stop_leftover(hand)
+        await stop_run(self._site, hand.start.task_id)
         model = model_of(start)
         if model is not None:
             await site.log("model", **hand.noted, key=model.key, size=model.size, sha256=model.sha256)
@@ -248,7 +247,7 @@ class Work:
             raise TaskEndsError("refused" if too_large else "failed", "checking", error.code, error.hint) from None
 
     async def _end_cancelled(self, hand: Hand, reason: str) -> None:
-        await self._stop_leftover(hand)
+        await stop_run(self._site, hand.start.task_id)
         self._leave(hand)
         if await self._submission.is_answered(hand.start):
             await self._submission.close(hand, "answered")
@@ -259,20 +258,6 @@ class Work:
             failure = Failure(phase=hand.phase, code=reason)
             answer = self._answer(hand.start, outcome="cancelled", by_hub=reason not in BY_THE_SITE, failure=failure)
         await self._submission.submit(hand, answer)
-
-    async def _stop_leftover(self, hand: Hand) -> None:
-        """End a run that may be going on in the task's folder."""
-        site, task = self._site, hand.start.task_id
-        if not site.folder(task).exists():
-            return
-
-        async def stop() -> None:
-            try:
-                await site.scheduler.cancel(str(task))
-            except SchedulerError as error:  # it may be going on: nothing else may begin until somebody has mended that
-                raise SchedulerUnavailableError(f"a run cannot be stopped: {error}") from error
-
-        await site.patience(stop)
 
     def _refused(self, hand: Hand, refusal: RefusedError) -> Answer:
         return self._ended(hand, TaskEndsError("refused", "policy", refusal.code, refusal.reason, rule=refusal.rule))

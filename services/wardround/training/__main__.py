@@ -54,7 +54,7 @@ def _exit_code(lock: FolderLock, *, check: bool) -> int:
     signal.signal(signal.SIGTERM, _cancel)
     try:
         lock.acquire()
-        if not check and Path(STOPPED).exists():
+        if not check and os.path.lexists(STOPPED):
             logger.info("stopped before it began")
             return CANCELLED
         # The agent makes a folder anew for another job, so a result that is there is of this job.

@@ -1,5 +1,6 @@
 """The command `wardround`: every way it can end is an exit code and, at worst, one line."""
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -98,7 +99,8 @@ def ended() -> int:
             f"{error.name} is not installed here: this command needs another extra of wardround", Exit.BAD_INPUT
         )
     except OSError as error:
-        return _told(f"{error.filename or 'a file'}: {error.strerror or error}", Exit.BAD_INPUT)
+        code = Exit.TRY_AGAIN if error.errno == errno.EBUSY else Exit.BAD_INPUT
+        return _told(f"{error.filename or 'a file'}: {error.strerror or error}", code)
     except Exception as error:  # the last line of defence: a person is owed a sentence, not a traceback
         if DEBUG in os.environ:
             raise

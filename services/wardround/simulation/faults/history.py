@@ -127,10 +127,6 @@ class History:
             if isinstance(key, kind):
                 yield key, one
 
-    def first(self, key: str) -> Written | None:
-        """The first object under the key."""
-        return next((one for one in self.written if one.key == key), None)
-
     @property
     def journal(self) -> list[Written]:
         """The entries as they were first written, by their number."""

@@ -57,7 +57,8 @@ class Scheduler(Protocol):
         over.
 
         Raises:
-            SchedulerError: the run never came to its turn, and was ended; UnknownRunError, SchedulerUnavailableError.
+            SchedulerError: the run never came to its turn, and was ended; UnknownRunError;
+            SchedulerUnavailableError: also where nobody can look at it. It may be going on.
         """
 
     async def cancel(self, task: str) -> None:

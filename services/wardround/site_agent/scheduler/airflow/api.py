@@ -31,8 +31,8 @@ LINE_AT_MOST = 64 * 1024
 LISTED_AT_MOST = 100
 REASON = "reason"  # under which a DAG says why its task failed
 
-STOPPED = frozenset({"patch_dag_run", "patch_task_instance"})
-LOST = frozenset({"heartbeat timeout", "state mismatch", "stuck in queued tries exceeded"})
+STOPPING_EVENTS = frozenset({"patch_dag_run", "patch_task_instance"})
+LOSING_EVENTS = frozenset({"heartbeat timeout", "state mismatch", "stuck in queued tries exceeded"})
 
 
 class AirflowApi:
@@ -95,7 +95,7 @@ class AirflowApi:
     async def events(self, dag: str, run: str, since: datetime | None) -> tuple[Event, ...]:
         """Of Airflow's log, by whom or what the run was ended since then."""
         query: dict[str, str | int | list[str]] = {"dag_id": dag, "run_id": run, "limit": LISTED_AT_MOST}
-        query["included_events"] = sorted(STOPPED | LOST)
+        query["included_events"] = sorted(STOPPING_EVENTS | LOSING_EVENTS)
         if since is not None:
             query["after"] = since.isoformat()
         return Events.read(await self._http.call("GET", f"{API}/eventLogs", query=query)).event_logs

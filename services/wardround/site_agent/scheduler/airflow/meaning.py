@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import PurePath
 
-from wardround.site_agent.scheduler.airflow.api import LOST, STOPPED
+from wardround.site_agent.scheduler.airflow.api import LOSING_EVENTS, STOPPING_EVENTS
 from wardround.site_agent.scheduler.airflow.said import Dag, Event, TaskInstance
 from wardround.site_agent.scheduler.port import RunEnd, SchedulerError
 
@@ -85,9 +85,9 @@ def end_of_failed_run(events: Iterable[Event], reason: str | None) -> RunEnd:
         reason: `code: words` where the DAG left them.
     """
     for event in events:
-        if event.event in STOPPED and event.stops:
+        if event.event in STOPPING_EVENTS and event.stops:
             return STOPPED_BY_SOMEBODY
-        if event.event in LOST:
+        if event.event in LOSING_EVENTS:
             return LOST_BY_AIRFLOW
     said = _REASON.fullmatch(reason or "")
     if said is None:

@@ -5,7 +5,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
 import structlog
 
@@ -14,7 +13,14 @@ from wardround.site_agent.scheduler.airflow.api import AirflowApi
 from wardround.site_agent.scheduler.airflow.http import AirflowHttp
 from wardround.site_agent.scheduler.airflow.runs import AirflowRuns, check_conf
 from wardround.site_agent.scheduler.airflow.said import OVER, SUCCESS, Run, TaskInstance
-from wardround.site_agent.scheduler.airflow.spool import NoTaskError, folder_of, forbid_training, remove, trainer_of
+from wardround.site_agent.scheduler.airflow.spool import (
+    BAD_ID,
+    NoTaskError,
+    folder_of,
+    forbid_training,
+    remove,
+    trainer_of,
+)
 from wardround.site_agent.scheduler.airflow.training_lock import is_held
 from wardround.site_agent.scheduler.port import (
     Began,
@@ -108,6 +114,17 @@ class AirflowScheduler:
             raise
 
     async def wait(self, task: str, *, began: Began = nobody_asks) -> RunEnd:
+        """Raises `SchedulerUnavailableError` also where Airflow lets the agent in no more, as after a change of its
+        password: the run goes on."""
+        try:
+            end = await self._end_of(task, began)
+        except SchedulerError as error:
+            raise SchedulerUnavailableError(f"the run cannot be looked at: {error}") from error
+        if isinstance(end, SchedulerError):
+            raise end
+        return end
+
+    async def _end_of(self, task: str, began: Began) -> RunEnd | SchedulerError:
         watch = await self._watch(task, began)
         while True:
             async with aclosing(self._api.states(watch.dag, task)) as states:
@@ -124,10 +141,12 @@ class AirflowScheduler:
         `SchedulerUnavailableError` also where a training does not let go of the folder."""
         self._unanswered.pop(task, None)
         try:
-            own = self._dag_of(task)
-        except NoTaskError:
-            return
-        await self._stop(task, _known(own), why=None)
+            own = _known(self._dag_of(task))
+        except NoTaskError as error:
+            if error.code == BAD_ID:
+                return
+            own = None  # a training may have removed its job
+        await self._stop(task, own, why=None)
 
     async def close(self) -> None:
         """What runs goes on: it is found again by its id."""
@@ -147,7 +166,7 @@ class AirflowScheduler:
             dag, _ = found
         return _Watch(dag, task, began, self._folder(task) / LOCK, self._seen.setdefault(task, _Seen()))
 
-    async def _seen_as(self, watch: _Watch, state: str) -> RunEnd | None:
+    async def _seen_as(self, watch: _Watch, state: str) -> RunEnd | SchedulerError | None:
         """How the run ended, once it has."""
         if not watch.begun and (state in OVER or is_held(watch.lock)):
             watch.begin()
@@ -161,7 +180,7 @@ class AirflowScheduler:
                 watch.seen.look_at = _now() + LOOKED_AFTER_EVERY
         return None
 
-    async def _look_after(self, watch: _Watch) -> RunEnd | None:
+    async def _look_after(self, watch: _Watch) -> RunEnd | SchedulerError | None:
         """End a run that would never end: one whose DAG is paused goes no further than its task in hand, and one whose
         task gets no slot or no worker waits for ever."""
         if is_held(watch.lock):
@@ -178,10 +197,10 @@ class AirflowScheduler:
                 log.warning("dag_paused", task=watch.task, dag=watch.dag)
                 self._seen.pop(watch.task, None)
                 return RunEnd(True)
-            await self._give_up(watch, meaning.paused(watch.dag))
+            return await self._give_up(watch, meaning.paused(watch.dag))
         if meaning.waits(tasks) and await self._waited(watch, tasks) > self._settings.queued_at_most:
             why = await self._runs.why_it_would_not_run(watch.dag)
-            await self._give_up(watch, why or meaning.waited_too_long(self._settings.queued_at_most))
+            return await self._give_up(watch, why or meaning.waited_too_long(self._settings.queued_at_most))
         return None
 
     async def _waited(self, watch: _Watch, tasks: tuple[TaskInstance, ...]) -> float:
@@ -196,11 +215,15 @@ class AirflowScheduler:
         # Airflow does not tell when it lost what was at work.
         return by_airflow if seen.at_work is None else min(by_airflow, by_agent)
 
-    async def _give_up(self, watch: _Watch, why: SchedulerError) -> NoReturn:
-        await self._stop(watch.task, watch.dag, why=why)
-        raise why
+    async def _give_up(self, watch: _Watch, why: SchedulerError) -> SchedulerError:
+        try:
+            await self._stop(watch.task, watch.dag, why=why)
+        except (SchedulerError, SchedulerUnavailableError):  # it is waited for: it may come to its turn after all
+            remove(self._folder(watch.task) / STOPPED)
+            raise
+        return why
 
-    async def _end(self, watch: _Watch) -> RunEnd | None:
+    async def _end(self, watch: _Watch) -> RunEnd | SchedulerError | None:
         run = await self._run(watch)
         if not run.over:  # somebody let it run anew
             return None
@@ -208,7 +231,7 @@ class AirflowScheduler:
         if isinstance(end, SchedulerError):  # the agent could not say so at once
             await self._let_go(watch.task)
             self._seen.pop(watch.task, None)
-            raise end
+            return end
         if end is None:
             end = RunEnd(True) if run.state == SUCCESS else await self._why_it_failed(watch, run)
         self._seen.pop(watch.task, None)

@@ -14,6 +14,8 @@ from wardround_messages.task_folder import FOLDER_AT_MOST, JOB, STOPPED, Job
 
 log = structlog.get_logger()
 
+BAD_ID = "bad_task_id"
+
 
 class NoTaskError(SchedulerError):
     """What is asked for is no task, or has no job: no run was ever asked for."""
@@ -24,7 +26,7 @@ def folder_of(spool: Path, task: str) -> Path:
     try:
         return spool / str(parse_task_id(task))
     except ValueError as error:
-        raise NoTaskError("bad_task_id", str(error)) from None
+        raise NoTaskError(BAD_ID, str(error)) from None
 
 
 def remove(path: Path) -> None:
@@ -37,9 +39,13 @@ def remove(path: Path) -> None:
 
 def forbid_training(folder: Path) -> None:
     """Whatever Airflow still starts there ends at once, until the sign is removed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # a training may have made a link of it
     try:
-        os.close(os.open(folder / STOPPED, flags, 0o644))
+        os.close(os.open(folder / STOPPED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    except (
+        FileExistsError,
+        FileNotFoundError,
+    ):  # whatever a training has put there, it is a sign; or there is no folder
+        pass
     except OSError as error:  # on a full disk a training is stopped all the same
         log.warning("stopped_without_a_sign", task=folder.name, error=error.strerror)
 
