@@ -16,7 +16,7 @@ UPDATE = "update.safetensors"
 RESULT = "result.json"
 CASES = "cases.txt"
 LOCK = "training.lock"  # locked by the training that is at work; a line for each that began
-STOPPED = "training.stopped"  # there while no training may begin
+STOPPED = "training.stopped"  # there while nothing may train
 OUTPUT = "output.log"  # what the task printed, where its scheduler keeps it here; it stays at the clinic
 
 FOLDER_AT_MOST = 256 * 1024

@@ -92,6 +92,14 @@ class Clinic:
             except SchedulerUnavailableError:
                 await asyncio.sleep(0.2)
 
+    async def stopped(self, task: str) -> None:
+        """As the agent stops it: what is away comes back."""
+        while True:
+            try:
+                return await self.scheduler.cancel(task)
+            except SchedulerUnavailableError:
+                await asyncio.sleep(0.2)
+
     async def start_all(self) -> None:
         """Start what is down."""
         for component in COMPONENTS:
@@ -196,6 +204,19 @@ async def test_what_airflow_still_starts_of_a_run_that_was_ended_does_not_train(
     await clinic.person.asks("POST", f"{DAG}/dagRuns/{task}/clear", json={"dry_run": False, "only_failed": False})
     assert not (await clinic.end(task)).succeeded
     assert clinic.trained(task) == 1
+
+
+@pytest.mark.parametrize("component", ["scheduler", "api-server"])
+async def test_a_training_is_stopped_also_where_airflow_is_killed_around_it(clinic: Clinic, component: str) -> None:
+    """What ran it in Airflow may live on and hear nothing, or there is nobody to hear it from."""
+    task = await clinic.begun(seconds=100)
+    clinic.server.kill(component)
+    with suppress(SchedulerUnavailableError):
+        await clinic.scheduler.cancel(task)
+    await until(lambda: trainings(task) == [], within=STOPS_WITHIN)
+    await clinic.server.start(component)
+    await clinic.stopped(task)
+    assert not (clinic.folder(task) / RESULT).exists()
 
 
 async def test_a_killed_training_trains_again_under_the_same_run(clinic: Clinic) -> None:

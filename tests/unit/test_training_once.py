@@ -118,6 +118,17 @@ def test_where_its_run_was_stopped_nothing_begins(tmp_path: Path, data: Path, st
     assert trainings(folder) == 0
 
 
+def test_a_training_whose_run_is_stopped_ends_soon_whoever_else_hears_of_it(
+    tmp_path: Path, data: Path, start: Start
+) -> None:
+    folder = checking(tmp_path / "task", data, seconds=60.0)
+    process = start(folder, "--ends-with-stdin")
+    until((folder / CASES).exists)
+    (folder / STOPPED).symlink_to("/nowhere")
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert not (folder / RESULT).exists()
+
+
 def test_who_waits_takes_over_from_a_training_that_is_killed(tmp_path: Path, data: Path, start: Start) -> None:
     folder = checking(tmp_path / "task", data, seconds=60.0)
     first = start(folder)

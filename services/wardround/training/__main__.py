@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.chdir(asked.folder)
         with folder_lock(Path()) as lock:
             if asked.command == "run" and asked.ends_with_stdin:
-                guard(lambda: _exit_code(lock, check=False))
+                guard(lambda: _exit_code(lock, check=False), stopped=_is_stopped)
             return _exit_code(lock, check=asked.command == "check")
     except CancelledTaskError:
         return CANCELLED
@@ -54,7 +54,7 @@ def _exit_code(lock: FolderLock, *, check: bool) -> int:
     signal.signal(signal.SIGTERM, _cancel)
     try:
         lock.acquire()
-        if not check and os.path.lexists(STOPPED):
+        if not check and _is_stopped():
             logger.info("stopped before it began")
             return CANCELLED
         # The agent makes a folder anew for another job, so a result that is there is of this job.
@@ -68,6 +68,10 @@ def _exit_code(lock: FolderLock, *, check: bool) -> int:
     except OSError as error:
         return _no_result(error)
     return 0
+
+
+def _is_stopped() -> bool:
+    return os.path.lexists(STOPPED)
 
 
 def _no_result(error: OSError) -> int:
@@ -87,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--ends-with-stdin",
         action="store_true",
-        help="end when standard input does, with every process that it started",
+        help=f"end when standard input does, or when {STOPPED} is there, with every process that it started",
     )
     commands.add_parser("check", help="try two cases, one step").add_argument("folder", type=Path)
     commands.add_parser("describe", help="list the installed trainers as JSON")

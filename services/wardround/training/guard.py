@@ -1,4 +1,4 @@
-"""A training that ends when the input of its process does, with every process that it started."""
+"""A training that ends with the input of its process, or once it is stopped, and every process that it started too."""
 
 import os
 import selectors
@@ -12,6 +12,8 @@ from wardround.training.processes import adopt_orphans, be_the_child, kill_child
 
 GRACE = 0.3
 """Seconds between SIGTERM and SIGKILL."""
+LOOKS_EVERY = 1.0
+"""Seconds between two looks whether it is stopped."""
 
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -20,12 +22,12 @@ class UnwatchableInputError(Exception):
     """Standard input is nothing whose end can be waited for."""
 
 
-def guard(work: Callable[[], int]) -> NoReturn:
+def guard(work: Callable[[], int], *, stopped: Callable[[], bool]) -> NoReturn:
     """Do `work` in a forked child, and exit with its exit code; with 128 and the signal's number where one ended it.
 
     Standard input is a leash: nothing is read from it. Once whoever holds its other end lets go, is killed even, or
-    this process hears SIGTERM, the child is asked to end by SIGTERM, and then killed. However the child ends, no
-    process that it started is left. Has one thread only, as a fork takes no other thread along.
+    this process hears SIGTERM, or is `stopped`, the child is asked to end by SIGTERM, and then killed. However the
+    child ends, no process that it started is left. Has one thread only, as a fork takes no other thread along.
 
     Raises:
         UnwatchableInputError: standard input can be no leash; nothing was begun.
@@ -49,7 +51,7 @@ def guard(work: Callable[[], int]) -> NoReturn:
         be_the_child(work, parent, (leash, woken, wake), handled=(*_ENDING, signal.SIGCHLD))
     with suppress(OSError):  # both sides set the group, so that no signal comes too early
         os.setpgid(child, child)
-    _wait(child, watched, leash, woken)
+    _wait(child, watched, leash, woken, stopped)
     status = _end_all(child)
     os._exit(status if status >= 0 else 128 - status)  # at once: there is nothing to tidy up
 
@@ -67,14 +69,14 @@ def _leash(watched: selectors.BaseSelector) -> int:
     return leash
 
 
-def _wait(child: int, watched: selectors.BaseSelector, leash: int, woken: int) -> None:
+def _wait(child: int, watched: selectors.BaseSelector, leash: int, woken: int, stopped: Callable[[], bool]) -> None:
     """Return when the child is over, or has had its time to end."""
     kill_at: float | None = None
     while not _over(child):
         if kill_at is not None and kill_at <= time.monotonic():
             return
-        ends = False
-        for key, _ in watched.select(None if kill_at is None else kill_at - time.monotonic()):
+        ends = stopped()
+        for key, _ in watched.select(LOOKS_EVERY if kill_at is None else kill_at - time.monotonic()):
             received = os.read(key.fd, 4096)
             if key.fd == woken:
                 ends |= not _ENDING.isdisjoint(received)
