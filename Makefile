@@ -97,6 +97,7 @@ PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url -
 
 $(VENV)/.python: $(if $(shell command -v uv),,.cache/uv/bin/uv)
 	test -x $(BIN)/python || $(UV) venv -q --python '>=3.11' $(VENV)
+	@command -v uv >/dev/null || ln -sf ../../$(UV) $(BIN)/uv
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.python requirements/run.txt requirements/build.txt pyproject.toml

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -193,6 +194,18 @@ def test_ctrl_c_leaves_with_130_and_the_same_command_goes_on(tmp_path: Path) -> 
         _, err = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in err) == (130, False)
         entries = len(list(journal.iterdir()))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_campaign_shows_what_was_done_and_tells_how_far_it_came(tmp_path: Path) -> None:
+    process = start(tmp_path, "simtest", "--seeds", "160")
+    assert process.stderr is not None
+    assert "of 160 seeds" in process.stderr.readline()  # a tenth of them
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (130, False)
+    assert re.search(r"interrupted after \d+ of 160 seeds", err)
+    assert "schedules" in out
 
 
 def wait_for(condition: Callable[[], bool], *, within: float = 90) -> None:

@@ -367,6 +367,14 @@ def test_a_model_is_fetched_whole_or_not_at_all(world: World, wardround: Callabl
     assert (code, "the latest is 1" in err) == (3, True)
 
 
+def test_commands_that_are_shown_go_to_the_same_hub(world: World, wardround: Callable[..., Ran]) -> None:
+    _, out, _ = wardround("start", "brain-tumour.toml", "--id", "another", "--hub", "lab")
+    assert "wardround watch another --hub lab\n" in out
+    world.has(finished())
+    _, out, _ = wardround("watch", "brain-tumour", "--hub", "lab")
+    assert "wardround fetch brain-tumour -o model.safetensors --hub lab\n" in out
+
+
 def test_of_two_that_fetch_into_one_file_the_second_may_try_again(
     world: World, wardround: Callable[..., Ran], tmp_path: Path
 ) -> None:
@@ -387,7 +395,8 @@ def test_events_are_lines_or_json(world: World, wardround: Callable[..., Ran]) -
     code, out, _ = wardround("events", "brain-tumour", "--json")
     first = json.loads(out.splitlines()[0])
     assert (code, first["login"], first["data"]["experiment"]) == (0, "coordinator", "brain-tumour")
-    assert wardround("events", "another")[:2] == (0, "")
+    code, out, err = wardround("events", "another")
+    assert (code, out, "there is no experiment 'another' at this hub" in err) == (3, "", True)
 
 
 def test_clinics_are_those_that_the_metrics_service_knows(

@@ -61,7 +61,8 @@ def test_site_without_its_settings_is_told_in_one_finding_and_exits_2(run: Run, 
     first, rest = map(json.loads, said.splitlines())
     assert code == 2
     assert (first["name"], first["state"]) == ("site.toml", "wrong")
-    assert first["what"].endswith("site.toml: cannot be read: No such file or directory")
+    assert first["what"] == f"there is none at {tmp_path}"
+    assert "--site" in first["to_do"]
     assert rest == {"name": "everything else", "state": "skipped", "what": "needs: site.toml", "to_do": ""}
 
 

@@ -164,7 +164,8 @@ def test_a_policy_that_says_nothing_refuses_and_shows_why(explain: Explain, text
 
 def test_bad_input_is_told_in_one_line(explain: Explain) -> None:
     assert "there is no file absent.toml" in bad_input(explain("--policy", "absent.toml"))
-    assert "cannot be read: No such file" in bad_input(explain("--site", "absent"))
+    assert "there is no site.toml at" in (told := bad_input(explain("--site", "absent")))
+    assert "name it with --site" in told
     change("site.toml", "spool", "spol")
     assert "unknown key 'spol'" in bad_input(explain())
     change("experiment.toml", "count = 10", "count = 0")

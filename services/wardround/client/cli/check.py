@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wardround.client.cli.errors import CommandError, Exit
-from wardround.client.cli.on_hub import ID_WORDS, AsJson, InsecureLab, OnHub, fork_finder, on_hub
+from wardround.client.cli.on_hub import ID_WORDS, AsJson, InsecureLab, OnHub, fork_finder, on_hub, option_of
 from wardround_messages.names import EXPERIMENT_MAX, is_id
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def check(
             raise CommandError(_interrupted(asked.id, aborted), Exit.INTERRUPTED) from None
 
     checked = on_hub(ask, hub=hub, insecure_lab=insecure_lab, left=_interrupted(asked.id, False))
-    _show(checked, file, as_json=as_json)
+    _show(checked, file, hub, as_json=as_json)
 
 
 def _interrupted(check: str, aborted: bool) -> str:
@@ -133,7 +133,7 @@ def _seeing(*, as_json: bool) -> Iterator[Callable[["ExperimentView"], None]]:
 # --- the outcome -----------------------------------------------------------------------------------------------------
 
 
-def _show(checked: "Checked", file: Path, *, as_json: bool) -> None:
+def _show(checked: "Checked", file: Path, hub: str | None, *, as_json: bool) -> None:
     from wardround.client.cli.output import show, show_json, table
     from wardround.runtime.logging import printable
 
@@ -147,7 +147,7 @@ def _show(checked: "Checked", file: Path, *, as_json: bool) -> None:
     match checked.outcome:
         case "ready":
             if not as_json:
-                print(printable(_ready(checked, file)), flush=True)
+                print(printable(_ready(checked, file, hub)), flush=True)
             return
         case "refused":
             code = Exit.REFUSED
@@ -195,11 +195,11 @@ def _why(site: "SiteChecked") -> str:
             return f"{what} ({site.reason})" if site.reason else what
 
 
-def _ready(checked: "Checked", file: Path) -> str:
+def _ready(checked: "Checked", file: Path, hub: str | None) -> str:
     waiting = checked.of("pending")
     at_all = "every clinic" if not waiting else f"{len(checked.of('ready'))} of {len(checked.sites)} clinics"
     people = f", and people agree at {', '.join(waiting)} once it is started" if waiting else ""
-    return f"{checked.experiment}: {at_all} could begin{people}. Start it: wardround start {file}"
+    return f"{checked.experiment}: {at_all} could begin{people}. Start it: wardround start {file}{option_of(hub)}"
 
 
 def _amiss(checked: "Checked") -> str:

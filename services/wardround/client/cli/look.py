@@ -98,15 +98,20 @@ def events(
 ) -> None:
     """Print the events that the hub's stream holds, or those to come."""
     from wardround.client.cli.output import show_json
+    from wardround.client.errors import unknown_experiment
     from wardround.runtime.logging import printable
 
     async def print_all(reached: "Hub") -> None:
+        any_said = False
         async with aclosing(reached.events(follow=follow, experiment=experiment)) as said:
             async for received in said:
+                any_said = True
                 if as_json:
                     show_json(_as_json(received))
                 else:
                     print(printable(_as_line(received)), flush=True)
+        if experiment is not None and not any_said and await reached.view(experiment) is None:
+            raise unknown_experiment(experiment)
 
     on_hub(print_all, hub=hub, insecure_lab=insecure_lab, left="")
 

@@ -105,6 +105,8 @@ def ended() -> int:
         if DEBUG in os.environ:
             raise
         return _told(f"unexpected {type(error).__name__}: {error} ({DEBUG}=1 shows where)", Exit.ENDED_BADLY)
+    if code == Exit.INTERRUPTED:  # typer has made it of Ctrl-C, without a word
+        return _told("interrupted", Exit.INTERRUPTED)
     return int(code or Exit.DONE)
 
 

@@ -86,6 +86,11 @@ def on_hub(
         raise told from None
 
 
+def option_of(hub: str | None) -> str:
+    """What a command that is shown to a person needs to go to the same hub."""
+    return "" if hub is None else f" --hub {hub}"
+
+
 def fork_finder(*, hub: str | None, insecure_lab: bool) -> Callable[[str, "Which"], "GlobalModel"]:
     """Finds the global model of another experiment that a new one begins with."""
     return lambda experiment, which: on_hub(

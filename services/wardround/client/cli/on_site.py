@@ -36,10 +36,17 @@ def site_settings(given: Path | None) -> tuple[SiteSettings, Path]:
     """
     path = given or Path()
     file = path / SITE_FILE if path.is_dir() else path
+    if not file.exists():
+        raise CommandError(no_site_at(path))
     try:
         return load_settings(file, SiteSettings, service=SERVICE, environ=os.environ), file.parent
     except SettingsError as error:
         raise CommandError(str(error)) from None
+
+
+def no_site_at(path: Path) -> str:
+    """What to say where there are no settings of a clinic."""
+    return f"there is no {SITE_FILE} at {path.absolute()}: run this in a clinic's folder, or name it with --site"
 
 
 def who(by: str | None) -> str:

@@ -17,7 +17,7 @@ def progress(of_what: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda done, of: _say_line(done, of, of_what)
         return
-    columns = (TextColumn(of_what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(of_what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(of_what, total=None)
         yield lambda done, of: shown.update(task, completed=done, total=of)

@@ -78,14 +78,19 @@ def _every_step(processes: int | None, *, as_json: bool) -> int:
 
     cuts, undisturbed = every_cut()
     tried, failed = Counter[tuple[str, str]](), []
-    with progress("steps") as tell:
-        for result in try_cuts(cuts, undisturbed, processes=processes):
-            tried[result.cut.what, result.cut.service] += 1
-            tell(tried.total(), len(cuts))
-            if result.violations:
-                failed.append({"cut": str(result.cut), "violations": [str(each) for each in result.violations]})
-                if not as_json:
-                    print("\n  ".join([f"{result.cut} breaks a promise:", *map(str, result.violations)]), flush=True)
+    try:
+        with progress("steps") as tell:
+            for result in try_cuts(cuts, undisturbed, processes=processes):
+                tried[result.cut.what, result.cut.service] += 1
+                tell(tried.total(), len(cuts))
+                if result.violations:
+                    failed.append({"cut": str(result.cut), "violations": [str(each) for each in result.violations]})
+                    if not as_json:
+                        complaint = [f"{result.cut} breaks a promise:", *map(str, result.violations)]
+                        print("\n  ".join(complaint), flush=True)
+    except KeyboardInterrupt:
+        words = f"interrupted after {tried.total()} of {len(cuts)} steps; {len(failed)} of them broke a promise"
+        raise CommandError(words, Exit.INTERRUPTED) from None
     if as_json:
         steps = [{"what": what, "service": service, "steps": steps} for (what, service), steps in sorted(tried.items())]
         show_json({"steps": tried.total(), "by_service": steps, "failed": failed})
@@ -102,19 +107,24 @@ def _many(verdicts: "Iterable[Verdict]", seeds: int, *, as_json: bool) -> int:
     from wardround.simulation.faults.figures import Figures
     from wardround.simulation.faults.report import as_object, rows
 
-    together, failed = Figures(), []
-    with progress("seeds") as tell:
-        for verdict in verdicts:
-            together.add(verdict.figures)
-            tell(together.runs, seeds)
-            if verdict.violations:
-                failed.append(verdict)
-                if not as_json:
-                    _complain(verdict)
+    together, failed, interrupted = Figures(), [], False
+    try:
+        with progress("seeds") as tell:
+            for verdict in verdicts:
+                together.add(verdict.figures)
+                tell(together.runs, seeds)
+                if verdict.violations:
+                    failed.append(verdict)
+                    if not as_json:
+                        _complain(verdict)
+    except KeyboardInterrupt:
+        interrupted = True
     if as_json:
         show_json(as_object(together, len(failed)) | {"failed": [_as_object(verdict) for verdict in failed]})
     else:
         show(table(("", ""), rows(together, len(failed))))
+    if interrupted:
+        raise CommandError(f"interrupted after {together.runs} of {seeds} seeds", Exit.INTERRUPTED)
     return Exit.ENDED_BADLY if failed else Exit.DONE
 
 

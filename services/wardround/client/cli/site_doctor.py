@@ -16,6 +16,8 @@ from wardround.runtime.toml_file import SettingsError
 if TYPE_CHECKING:
     from wardround.site_agent.main import AgentSettings
 
+ELSEWHERE = "run this in a clinic's folder, or name it: wardround site doctor --site FOLDER"
+
 
 def doctor(
     site: OnSite = None,
@@ -31,13 +33,13 @@ def doctor(
     from wardround.client.doctor.site import SiteDoctor
     from wardround.metrics.wording import size_text
 
+    path = site or Path()
     try:
-        settings = _settings(site or Path(), insecure_lab=insecure_lab)
+        settings = _settings(path, insecure_lab=insecure_lab)
     except (SettingsError, UnencryptedError, ExposedError) as error:
-        findings = (
-            Finding(SITE_FILE, "wrong", str(error), "mend it, then run this again"),
-            Finding("everything else", "skipped", f"needs: {SITE_FILE}"),
-        )
+        there = (path / SITE_FILE if path.is_dir() else path).exists()
+        told = (str(error), "mend it, then run this again") if there else (f"there is none at {path}", ELSEWHERE)
+        findings = (Finding(SITE_FILE, "wrong", *told), Finding("everything else", "skipped", f"needs: {SITE_FILE}"))
         end(findings, as_json=as_json, badly=lambda _: Exit.BAD_INPUT)
         return
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wardround.client.cli import watch as watching
-from wardround.client.cli.on_hub import AsJson, InsecureLab, OnHub, fork_finder, on_hub
+from wardround.client.cli.on_hub import AsJson, InsecureLab, OnHub, fork_finder, on_hub, option_of
 
 
 def start(
@@ -41,7 +41,7 @@ def start(
         lambda reached: reached.start(read.manifest, brought=read.brought),
         hub=hub,
         insecure_lab=insecure_lab,
-        left=f"interrupted; whether the hub has it already: wardround status {name}",
+        left=f"interrupted; whether the hub has it already: wardround status {name}{option_of(hub)}",
     )
     follows = wait or watch
     if as_json and not follows:
@@ -50,6 +50,8 @@ def start(
     elif not as_json:
         accepted = f"{name} is accepted" if started.new else f"{name} is there already, with this content; nothing new"
         begins = f"; it begins with {text}" if started.new and (text := origin_text(initial)) else ""
-        print(accepted + begins + ("" if follows else f". Watch it: wardround watch {name}"), flush=True)
+        print(
+            accepted + begins + ("" if follows else f". Watch it: wardround watch {name}{option_of(hub)}"), flush=True
+        )
     if follows:
         watching.follow(name, hub=hub, insecure_lab=insecure_lab, as_json=as_json, silently=not watch)

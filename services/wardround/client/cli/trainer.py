@@ -114,7 +114,7 @@ def new(
         raise CommandError(f"{folder} is there already; nothing was overwritten") from None
     except OSError as error:
         raise CommandError(f"{folder} cannot be written: {error.strerror}") from None
-    typer.echo(f"{folder} is ready. Next: pip install -e {folder}, then: wardround trainer describe {name}")
+    typer.echo(f"{folder} is ready. Next: uv pip install -e {folder}, then: wardround trainer describe {name}")
 
 
 @app.command()

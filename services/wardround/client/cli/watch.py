@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from wardround.client.cli.errors import CommandError, Exit
-from wardround.client.cli.on_hub import AsJson, Experiment, InsecureLab, OnHub, on_hub
+from wardround.client.cli.on_hub import AsJson, Experiment, InsecureLab, OnHub, on_hub, option_of
 
 if TYPE_CHECKING:
     from wardround.client.hub import Hub
@@ -53,7 +53,7 @@ def status(
 
 def follow(experiment: str, *, hub: str | None, insecure_lab: bool, as_json: bool, silently: bool = False) -> None:
     """Show the experiment until it has ended; leaves with the exit code that its end means."""
-    again = f"wardround watch {experiment}{f' --hub {hub}' if hub else ''}"
+    again = f"wardround watch {experiment}{option_of(hub)}"
 
     async def to_the_end(reached: "Hub") -> "ExperimentView":
         with _seeing(experiment, reached.where, again, as_json=as_json, silently=silently) as see:
@@ -63,10 +63,10 @@ def follow(experiment: str, *, hub: str | None, insecure_lab: bool, as_json: boo
         return view
 
     left = f"left; {experiment} goes on. Again: {again}"
-    _end(on_hub(to_the_end, hub=hub, insecure_lab=insecure_lab, left=left), as_json=as_json)
+    _end(on_hub(to_the_end, hub=hub, insecure_lab=insecure_lab, left=left), hub, as_json=as_json)
 
 
-def _end(view: "ExperimentView", *, as_json: bool) -> None:
+def _end(view: "ExperimentView", hub: str | None, *, as_json: bool) -> None:
     from wardround.client.cli.output import show, show_json
     from wardround.client.display import final_table
 
@@ -76,7 +76,8 @@ def _end(view: "ExperimentView", *, as_json: bool) -> None:
         show(final_table(view))
     if view.phase == "finished" and view.broken is None:
         if not as_json and view.model is not None:
-            print(f"Its last model as a file: wardround fetch {view.experiment} -o model.safetensors", flush=True)
+            fetch = f"wardround fetch {view.experiment} -o model.safetensors{option_of(hub)}"
+            print(f"Its last model as a file: {fetch}", flush=True)
         return
     if as_json:
         raise typer.Exit(Exit.ENDED_BADLY)
