@@ -181,11 +181,13 @@ class Work:
         return True
 
     async def _fill(self, hand: Hand, folder: Path, job: Job, model: ObjectRef | None) -> None:
-        store = self._site.store
+        store, durable = self._site.store, self._site.audit.durable
         if model is None:
-            await self._site.patience(lambda: fill(folder, job, None, store))
+            await self._site.patience(lambda: fill(folder, job, None, store, durable=durable))
         else:
-            await self._transfers.fetch(hand, model, lambda passage: fill(folder, job, model, store, passage))
+            await self._transfers.fetch(
+                hand, model, lambda passage: fill(folder, job, model, store, passage, durable=durable)
+            )
 
     async def _checked(
         self, hand: Hand, manifest: Manifest, permission: Permission, result: TaskResult

@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
+from wardround.runtime.on_disk import sync_folder
 from wardround.runtime.ids import fresh_id
 from wardround.runtime.store.announcements import Announcements, Announcer
 from wardround.runtime.store.blocking import SMALL, run
@@ -165,11 +166,7 @@ class FolderStore:
     def _flush(self, folder: str) -> None:
         """Have the disk confirm the names in a folder."""
         if self._durable:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(folder)
 
     def _find(self, bucket: str, key: str) -> tuple[str, os.stat_result]:
         path = self._path(bucket, key)
