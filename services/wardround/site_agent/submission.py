@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from wardround.runtime.regular_file import open_regular
+from wardround.runtime.store.content import Content
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError
 from wardround.runtime.store.transfer import create_or_compare
 from wardround.site_agent.audit.facts import about_answer, about_trainer
@@ -48,10 +49,10 @@ class Submission:
 
         return await self._site.patience(look)
 
-    async def submit(self, hand: Hand, answer: Answer, update: bytes | Path | None = None) -> None:
+    async def submit(self, hand: Hand, answer: Answer, update: Content | None = None) -> None:
         """Store the update, if there is one, then the answer. An answer that stood there before counts.
 
-        Raises what `check` raises; there is no answer then yet.
+        Raises what `check` raises, and `ContentChangedError`; there is no answer then yet.
         """
         hand.phase = "submitting"
         cases_sha256 = _digest_of(self._site.folder(hand.start.task_id) / CASES)
@@ -78,7 +79,7 @@ class Submission:
         hand.phase = "answered"
         shutil.rmtree(self._site.folder(task), ignore_errors=True)
 
-    async def _put_update(self, hand: Hand, answer: Answer, content: bytes | Path) -> None:
+    async def _put_update(self, hand: Hand, answer: Answer, content: Content) -> None:
         site, update, bucket = self._site, answer.update, bucket_of(hand.start.experiment)
         assert update is not None  # noqa: S101 - the caller looked
         about = hand.noted | about_trainer(answer.trainer)

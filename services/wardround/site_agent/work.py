@@ -9,6 +9,7 @@ from tenacity import stop_after_attempt
 
 from wardround.runtime.patience import patiently
 from wardround.runtime.store.blocking import SMALL, run
+from wardround.runtime.store.content import ContentChangedError
 from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import DigestMismatchError
 from wardround.site_agent.audit.facts import about_task, about_trainer
@@ -121,6 +122,11 @@ class Work:
             await self._submission.submit(hand, answer, None if update is None else update.content)
         except RefusedError as refusal:
             await self._submission.submit(hand, self._refused(hand, refusal))
+        except ContentChangedError:
+            hint = "the update is no longer what was checked, so it was held back"
+            await self._submission.submit(
+                hand, self._ended(hand, TaskEndsError("failed", hand.phase, "update_changed", hint))
+            )
 
     async def _through(self, hand: Hand) -> tuple[Answer, CheckedFile | None]:
         start, site = hand.start, self._site
