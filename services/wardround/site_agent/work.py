@@ -8,7 +8,7 @@ import structlog
 from tenacity import stop_after_attempt
 
 from wardround.runtime.patience import patiently
-from wardround.runtime.store.blocking import SMALL, run
+from wardround.runtime.store.blocking import is_small, run
 from wardround.runtime.store.content import ContentChangedError
 from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import DigestMismatchError
@@ -250,7 +250,7 @@ class Work:
             return None
         path = self._site.folder(start.task_id) / UPDATE
         try:
-            return await run(_is_small(path), check_update, path, at_most=leave.update_at_most)
+            return await run(is_small(path), check_update, path, at_most=leave.update_at_most)
         except HeldBackError as error:
             too_large = error.code == "update_too_large"
             raise TaskEndsError("refused" if too_large else "failed", "checking", error.code, error.hint) from None
@@ -304,13 +304,6 @@ class Work:
 
 def _not_there_yet(error: BaseException) -> str | None:
     return "the model is not there as announced" if isinstance(error, NotFoundError | DigestMismatchError) else None
-
-
-def _is_small(path: Path) -> bool:
-    try:
-        return path.stat().st_size <= SMALL
-    except OSError:
-        return True
 
 
 def _ref(start: StartTask, checked: CheckedFile) -> ObjectRef:
