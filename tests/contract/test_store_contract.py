@@ -9,8 +9,10 @@ from urllib.parse import unquote_plus
 import pytest
 
 from servers.minio import MinioServer
+from wardround.runtime.store.content import ContentChangedError, SealedFile, Sealing
 from wardround.runtime.store.folder import FolderStore
 from wardround.runtime.store.memory import MemoryStore
+from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import (
     AlreadyExistsError,
     InvalidKeyError,
@@ -150,6 +152,46 @@ async def test_put_takes_a_file(store: ObjectStore, tmp_path: Path, size: int) -
 async def test_a_source_that_is_missing_is_told_and_nothing_is_written(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await store.put(BUCKET, KEY, tmp_path / "absent")
+    assert await keys(store) == []
+
+
+def sealed(path: Path, content: bytes) -> SealedFile:
+    path.write_bytes(content)
+    sealing = Sealing()
+    sealing.take(content)
+    return sealing.sealed(path)
+
+
+async def test_put_takes_a_sealed_file(store: ObjectStore, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000
+    passage = Passage(len(content))
+    await store.put(BUCKET, KEY, sealed(tmp_path / "update", content), passage=passage)
+    assert await store.read(BUCKET, KEY) == content
+    assert passage.done == len(content)
+
+
+@pytest.mark.parametrize("changed_at", [0, 4 * MIB])
+async def test_a_sealed_file_that_is_another_by_now_leaves_no_object(
+    store: ObjectStore, tmp_path: Path, changed_at: int
+) -> None:
+    source = sealed(tmp_path / "update", bytes(5 * MIB))
+    with source.path.open("r+b") as others:
+        others.seek(changed_at)
+        others.write(b"patient-7")
+    with pytest.raises(ContentChangedError):
+        await store.put(BUCKET, KEY, source)
+    assert await keys(store) == []
+    await store.put(BUCKET, KEY, b"the next")
+    assert await store.read(BUCKET, KEY) == b"the next"
+
+
+async def test_a_sealed_file_that_a_link_has_replaced_leaves_no_object(store: ObjectStore, tmp_path: Path) -> None:
+    source = sealed(tmp_path / "update", bytes(2 * MIB))
+    (tmp_path / "patients.csv").write_bytes(bytes(2 * MIB))
+    source.path.unlink()
+    source.path.symlink_to(tmp_path / "patients.csv")
+    with pytest.raises(ContentChangedError):
+        await store.put(BUCKET, KEY, source)
     assert await keys(store) == []
 
 

@@ -276,7 +276,7 @@ class Clinic:
             scheduler=parts.pop("scheduler", self.scheduler),
             catalogue=parts.pop("catalogue", self.catalogue),
             clock=parts.pop("clock", wall_clock),
-            durable=False,
+            durable=parts.pop("durable", False),
             limit=parts.pop("limit", None),
             door=parts.pop("door", None),
         )

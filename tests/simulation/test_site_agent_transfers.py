@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from clinic import BUCKET, Clinic, eventually, tensors
 
+from wardround.runtime.store.content import Content, opened
 from wardround.runtime.store.download import part_of
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.port import StoreUnavailableError
 from wardround.simulation.faults.virtual_time import run_virtually
 from wardround_messages.base import digest
 from wardround_messages.events import TaskAnswered, TransferReported
+from wardround_messages.task_folder import UPDATE
 
 MODEL = tensors(weight=[float(number) for number in range(400_000)])  # 1.6 MB
 
@@ -29,6 +32,7 @@ class Line(MemoryStore):
         self.hangs = asyncio.Event()
         self.puts: list[str] = []
         self.lost_replies = 0
+        self.before_put: Callable[[], None] = lambda: None
         self.seconds_per_byte = 0.0
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
@@ -41,9 +45,11 @@ class Line(MemoryStore):
             await asyncio.sleep(len(data) * self.seconds_per_byte)
         return data
 
-    async def put(self, bucket: str, key: str, source: bytes | Path, **more: Any) -> None:
+    async def put(self, bucket: str, key: str, source: Content, **more: Any) -> None:
         self.puts.append(key)
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        self.before_put()
+        with opened(source) as (_, size):
+            pass
         await asyncio.sleep(size * self.seconds_per_byte)
         await super().put(bucket, key, source, **more)
         if self.lost_replies:
@@ -180,6 +186,58 @@ async def test_an_update_that_arrived_is_not_sent_again_though_its_reply_was_los
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_update_that_others_replace_before_it_has_left_is_held_back(tmp_path: Path) -> None:
+    clinic, line = await clinic_on(tmp_path)
+    clinic.training.update = MODEL
+    (tmp_path / "patients.csv").write_bytes(b"name;born\n" * (len(MODEL) // 10))
+    update = clinic.settings.paths.spool / str(clinic.start().task_id) / UPDATE
+
+    def replace_by_a_link() -> None:
+        update.unlink()
+        update.symlink_to(tmp_path / "patients.csv")
+
+    line.before_put = replace_by_a_link
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        answer = await clinic.answer(clinic.start())
+        assert await clinic.objects("updates/") == ()
+    assert len(line.puts) == 1
+    assert (answer.outcome, answer.update) == ("failed", None)
+    assert (answer.failure.phase, answer.failure.code) == ("submitting", "update_changed")
+
+
+async def test_the_disk_has_the_model_before_the_job_that_names_it(tmp_path: Path) -> None:
+    clinic, _ = await clinic_on(tmp_path)
+    fsync, replace = os.fsync, os.replace
+    folder = clinic.settings.paths.spool / str(clinic.start().task_id)
+    done: list[tuple[str, str]] = []
+
+    def noting_fsync(descriptor: int) -> None:
+        done.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def noting_replace(source: Path, target: Path) -> None:
+        done.append(("name", Path(target).name))
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", noting_fsync)
+        patch.setattr(os, "replace", noting_replace)
+        async with clinic.running(durable=True):
+            await clinic.enrol()
+            await clinic.hub.send(clinic.start())
+            await clinic.answer(clinic.start())
+    part = part_of(folder / "model.safetensors", digest(MODEL)).name
+    of_the_folder = [one for one in done if one[1] in (part, "model.safetensors", folder.name, "job.json")]
+    assert of_the_folder == [
+        ("fsync", part),
+        ("name", "model.safetensors"),
+        ("fsync", folder.name),
+        ("name", "job.json"),
+    ]
 
 
 def reports_of(work: Coroutine[Any, Any, Clinic]) -> list[tuple[str, int, int, int | None]]:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import threading
+from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 from threading import Event
@@ -10,17 +12,20 @@ from typing import Any
 
 import pytest
 from clinic import BUCKET, POLICY, Clinic, failing
+from structlog.testing import capture_logs
 from whole import clinics_for, counting
 
 from wardround.runtime.bus.memory import MemoryBus
+from wardround.runtime.regular_file import open_regular
 from wardround.runtime.store.port import ObjectStore
 from wardround.simulation.federation import Federation
 from wardround.simulation.researcher import carry_through
-from wardround.site_agent import training
+from wardround.site_agent import submission, training
 from wardround.site_agent.app import SiteAgent
 from wardround.site_agent.audit.chain import Line, opened
 from wardround.site_agent.audit.check import anchor_of, verify
 from wardround.site_agent.reports import AT_LEAST_EVERY, pause
+from wardround.site_agent.submission import CASES_AT_MOST
 from wardround_messages.base import digest
 from wardround_messages.codec import encode, parse
 from wardround_messages.events import MetricsReported
@@ -137,6 +142,40 @@ async def test_the_log_holds_every_figure_that_left_and_the_numbers_that_stayed(
     body = encode(reported)
     assert (told["metrics"]["metrics"], told["metrics"]["step"]) == ({"loss": 0.25}, 3)
     assert (told["metrics"]["size"], told["metrics"]["sha256"]) == (len(body), digest(body))
+
+
+async def test_a_list_of_cases_too_long_to_be_one_is_not_read_to_its_end(clinic: Clinic) -> None:
+    def leave_a_sparse_file(folder: Path, cancelled: Event) -> None:
+        with (folder / "cases.txt").open("wb") as cases:
+            cases.truncate(2**32)
+
+    clinic.training.before = leave_a_sparse_file
+    with capture_logs() as said:
+        async with clinic.running():
+            await clinic.enrol()
+            await clinic.hub.send(clinic.start())
+            answer = await clinic.answer(clinic.start())
+    assert answer.outcome == "done"
+    assert [line["event"] for line in said if line["log_level"] == "warning"] == ["cases_too_large"]
+    assert not any("cases_sha256" in line for line in clinic.audit)
+
+
+async def test_a_long_list_of_cases_is_read_beside_the_loop(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, readers = bytes(CASES_AT_MOST), []
+
+    def noting(path: Path) -> BufferedReader:
+        readers.append(threading.current_thread())
+        return open_regular(path)
+
+    clinic.training.before = lambda folder, cancelled: (folder / "cases.txt").write_bytes(cases) and None
+    monkeypatch.setattr(submission, "open_regular", noting)
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await clinic.answer(clinic.start())
+    assert clinic.audit[-1]["cases_sha256"] == digest(cases)
+    assert len(readers) == 1
+    assert threading.main_thread() not in readers
 
 
 async def test_a_declined_offer_is_logged_with_the_rule_that_decided(clinic: Clinic) -> None:

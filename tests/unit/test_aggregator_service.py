@@ -19,6 +19,7 @@ from wardround.runtime import patience
 from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
 from wardround.runtime.bus.messaging import Messenger, open_delivery
 from wardround.runtime.bus.port import DeadLetterError, Delivery
+from wardround.runtime.store.content import Content
 from wardround.runtime.store.folder import FolderStore
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.port import ObjectInfo, StoreUnavailableError
@@ -161,7 +162,7 @@ class AwayStore(MemoryStore):
         self._call()
         return await super().head(bucket, key)
 
-    async def put(self, bucket: str, key: str, source: bytes | Path, **more: Any) -> None:
+    async def put(self, bucket: str, key: str, source: Content, **more: Any) -> None:
         self._call()
         await super().put(bucket, key, source, **more)
 
@@ -199,7 +200,7 @@ async def test_a_full_disk_is_waited_out(tmp_path: Path) -> None:
     class Full(MemoryStore):
         full = 3
 
-        async def put(self, bucket: str, key: str, source: bytes | Path, **more: Any) -> None:
+        async def put(self, bucket: str, key: str, source: Content, **more: Any) -> None:
             if isinstance(source, Path) and self.full:
                 self.full -= 1
                 raise OSError(errno.ENOSPC, "no space left on device")
@@ -259,7 +260,7 @@ async def test_a_killed_merge_leaves_nothing_behind_and_is_taken_up_again(tmp_pa
     class Stuck(MemoryStore):
         stuck = True
 
-        async def put(self, bucket: str, key: str, source: bytes | Path, **more: Any) -> None:
+        async def put(self, bucket: str, key: str, source: Content, **more: Any) -> None:
             if isinstance(source, Path) and self.stuck:
                 await asyncio.Event().wait()
             await super().put(bucket, key, source, **more)

@@ -1,11 +1,13 @@
 """Objects on their way into a file: whole and right or not there at all, over as many tries as the line takes."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -97,6 +99,39 @@ async def test_a_download_is_the_object(tmp_path: Path, size: int) -> None:
     target = Target(tmp_path, pattern(size))
     await target.fetch(await line(target.data))
     assert target.is_whole
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_durable_download_is_on_the_disk_before_it_has_its_name(tmp_path: Path, durable: bool) -> None:
+    target = Target(tmp_path, pattern(FIRST_CHUNK + 100))
+    store, fsync = await line(target.data), os.fsync
+    seen: list[tuple[int, bool]] = []
+
+    def noting(descriptor: int) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        seen.append((os.fstat(descriptor).st_ino, target.file.exists()))
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", noting)
+        size, sha256 = len(target.data), digest(target.data)
+        await download(store, BUCKET, KEY, size=size, sha256=sha256, to=target.file, durable=durable)
+    assert target.is_whole
+    assert seen == ([(target.file.stat().st_ino, False), (tmp_path.stat().st_ino, True)] if durable else [])
+
+
+async def test_a_download_that_the_disk_does_not_confirm_leaves_nothing(tmp_path: Path) -> None:
+    target = Target(tmp_path, b"0123456789")
+    store = await line(target.data)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            await download(store, BUCKET, KEY, size=10, sha256=digest(target.data), to=target.file, durable=True)
+    assert target.left_nothing
 
 
 async def test_a_download_replaces_the_file(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wardround.runtime.store.content import ContentChangedError
+from wardround.runtime.store.memory import MemoryStore
 from wardround.site_agent.outbound import (
     SLICE,
     Figures,
@@ -87,6 +89,32 @@ def test_a_missing_update_or_a_link_in_its_place_is_no_update(tmp_path: Path) ->
     (tmp_path / "update").symlink_to(tmp_path / "patients")
     with pytest.raises(HeldBackError, match="no_update"):
         check_update(tmp_path / "update", at_most=100)
+
+
+async def test_what_takes_the_updates_place_after_the_check_does_not_leave(tmp_path: Path) -> None:
+    store, update, patients = MemoryStore(), tmp_path / "update.safetensors", tmp_path / "patients.csv"
+    await store.make_bucket("wr-glioma-1")
+    update.write_bytes(tensors("F32", bytes(2_400_000), 4))
+    patients.write_bytes(b"name;born\n" * 240_000)
+    checked = check_update(update, at_most=2**30)
+    update.unlink()
+    update.symlink_to(patients)
+    with pytest.raises(ContentChangedError):
+        await store.put("wr-glioma-1", "updates/r000001/clinic-1/0123456789abcdef.safetensors", checked.content)
+    assert await store.list("wr-glioma-1") == ()
+
+
+@pytest.mark.parametrize("size", [SLICE // 2, 2_400_000])
+async def test_what_was_checked_leaves_as_it_is(tmp_path: Path, size: int) -> None:
+    store, update = MemoryStore(), tmp_path / "update.safetensors"
+    await store.make_bucket("wr-glioma-1")
+    update.write_bytes(tensors("F32", bytes(size), 4))
+    key = "updates/r000001/clinic-1/0123456789abcdef.safetensors"
+    checked = check_update(update, at_most=2**30)
+    await store.put("wr-glioma-1", key, checked.content)
+    left = await store.read("wr-glioma-1", key)
+    assert left == update.read_bytes()
+    assert (checked.size, checked.sha256) == (len(left), digest(left))
 
 
 def test_codes_leave_and_words_stay() -> None:

@@ -4,7 +4,6 @@ import asyncio
 import platform
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
@@ -22,6 +21,7 @@ from wardround.runtime.bus.port import (
     Subscription,
     UnroutableError,
 )
+from wardround.runtime.store.content import Content
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import (
     AccessDeniedError,
@@ -140,7 +140,7 @@ class MeasuredStore:
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         await self._timed("create", self._store.create(bucket, key, data))
 
-    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
+    async def put(self, bucket: str, key: str, source: Content, *, passage: Passage | None = None) -> None:
         await self._timed("put", self._store.put(bucket, key, source, passage=passage))
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:

@@ -66,11 +66,20 @@ def is_filled(folder: Path, job: Job) -> bool:
 
 
 async def fill(
-    folder: Path, job: Job, model: ObjectRef | None, store: ObjectStore, passage: Passage | None = None
+    folder: Path,
+    job: Job,
+    model: ObjectRef | None,
+    store: ObjectStore,
+    passage: Passage | None = None,
+    *,
+    durable: bool,
 ) -> None:
     """Make the folder anew, with the model, its digest checked, and then `job.json` under its name.
 
     What an earlier try has fetched of this model is kept and gone on from; nothing else of the folder is.
+
+    With `durable` the disk has the model before `job.json` has its name: no power cut leaves a folder that only seems
+    to be filled.
 
     Raises:
         NotFoundError, DigestMismatchError: the model is not there, or not that model; OSError: the disk.
@@ -85,7 +94,14 @@ async def fill(
         bucket = bucket_of(job.experiment)
         try:
             await download(
-                store, bucket, model.key, size=model.size, sha256=model.sha256, to=folder / MODEL, passage=passage
+                store,
+                bucket,
+                model.key,
+                size=model.size,
+                sha256=model.sha256,
+                to=folder / MODEL,
+                passage=passage,
+                durable=durable,
             )
         except AccessDeniedError:  # what S3 says of an absent key to whoever may not list
             raise NotFoundError(f"{bucket}/{model.key} is not there, or not readable here") from None

@@ -1,6 +1,6 @@
 """What would leave the clinic, looked at before it does: size, layout and values of an update, metrics, words."""
 
-import hashlib
+import os
 import re
 import stat
 import unicodedata
@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from wardround.runtime.regular_file import open_regular
 from wardround.runtime.safetensors_header import (
     FLOATS,
     LENGTH_BYTES,
@@ -19,6 +20,7 @@ from wardround.runtime.safetensors_header import (
     header_end,
     read_header,
 )
+from wardround.runtime.store.content import SealedFile, Sealing
 from wardround.site_agent.policy import Leave
 from wardround_messages.names import Task
 from wardround_messages.parts import Failure, Measured
@@ -43,11 +45,12 @@ class HeldBackError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """`size` in bytes. `content` is what was checked: the bytes themselves where they are few, else the file."""
+    """`size` in bytes. `content` is what was checked: the bytes themselves where they are few, else the file, sealed:
+    trainings may write to it before it has left."""
 
     size: int
     sha256: str
-    content: bytes | Path
+    content: bytes | SealedFile
 
 
 def regular_file(path: Path) -> bool:
@@ -66,23 +69,31 @@ def check_update(path: Path, *, at_most: int) -> CheckedFile:
     """
     if not regular_file(path):
         raise HeldBackError("no_update", "the training left no update.safetensors")
-    size = path.stat().st_size
-    if size > at_most:
-        raise HeldBackError("update_too_large", f"the update has {size} bytes, {at_most} may leave")
-    content = path.read_bytes() if size <= SLICE else path
-    with BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
-        try:
-            head = file.read(LENGTH_BYTES)
-            head += file.read(header_end(head, size) - len(head))
-            tensors = read_header(head, size)
-        except BadTensorsError as error:
-            raise HeldBackError(error.code, error.detail) from None
-        hasher = hashlib.sha256(head)
-        for tensor, data in _slices(file, tensors):
-            hasher.update(data)
-            if tensor.dtype in FLOATS and not all_finite(data, tensor.dtype):
-                raise HeldBackError("not_finite", f"{tensor.name} holds a value that is not a finite number")
-    return CheckedFile(size, hasher.hexdigest(), content)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > at_most:
+            raise HeldBackError("update_too_large", f"the update has {size} bytes, {at_most} may leave")
+        if size > SLICE:
+            sealing = _look_through(file, size)
+            return CheckedFile(size, sealing.sha256, sealing.sealed(path))
+        content = file.read(size)
+    return CheckedFile(len(content), _look_through(BytesIO(content), len(content)).sha256, content)
+
+
+def _look_through(file: BinaryIO, size: int) -> Sealing:
+    sealing = Sealing()
+    try:
+        head = file.read(LENGTH_BYTES)
+        head += file.read(header_end(head, size) - len(head))
+        tensors = read_header(head, size)
+    except BadTensorsError as error:
+        raise HeldBackError(error.code, error.detail) from None
+    sealing.take(head)
+    for tensor, data in _slices(file, tensors):
+        sealing.take(data)
+        if tensor.dtype in FLOATS and not all_finite(data, tensor.dtype):
+            raise HeldBackError("not_finite", f"{tensor.name} holds a value that is not a finite number")
+    return sealing
 
 
 def _slices(file: BinaryIO, tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, bytes]]:

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
+from wardround.runtime.on_disk import sync_folder
 from wardround.runtime.regular_file import open_regular
 from wardround_messages.base import Model, Text, Timestamp, canonical_json
 
@@ -63,7 +64,7 @@ class Standstill:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _on_disk(self.path.parent)
+        sync_folder(self.path.parent)
         return True
 
     def end(self) -> bool:
@@ -72,13 +73,5 @@ class Standstill:
             self.path.unlink()
         except FileNotFoundError:
             return False
-        _on_disk(self.path.parent)
+        sync_folder(self.path.parent)
         return True
-
-
-def _on_disk(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

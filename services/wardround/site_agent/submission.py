@@ -1,6 +1,5 @@
 """The end of a task: the update, then the answer that names it, then the folder is cleared."""
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import structlog
 
 from wardround.runtime.regular_file import open_regular
+from wardround.runtime.store.blocking import is_small, run
+from wardround.runtime.store.content import Content
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError
 from wardround.runtime.store.transfer import create_or_compare
 from wardround.site_agent.audit.facts import about_answer, about_trainer
@@ -22,6 +23,8 @@ from wardround_messages.objects import Answer
 from wardround_messages.task_folder import CASES
 
 log = structlog.get_logger()
+
+CASES_AT_MOST = 16 * 2**20  # bytes: the names of a great many cases
 
 
 class Submission:
@@ -48,13 +51,14 @@ class Submission:
 
         return await self._site.patience(look)
 
-    async def submit(self, hand: Hand, answer: Answer, update: bytes | Path | None = None) -> None:
+    async def submit(self, hand: Hand, answer: Answer, update: Content | None = None) -> None:
         """Store the update, if there is one, then the answer. An answer that stood there before counts.
 
-        Raises what `check` raises; there is no answer then yet.
+        Raises what `check` raises, and `ContentChangedError`; there is no answer then yet.
         """
         hand.phase = "submitting"
-        cases_sha256 = _digest_of(self._site.folder(hand.start.task_id) / CASES)
+        cases = self._site.folder(hand.start.task_id) / CASES
+        cases_sha256 = await run(is_small(cases), _digest_of, cases)
         if cases_sha256 is not None:
             hand.noted["cases_sha256"] = cases_sha256
         try:
@@ -78,7 +82,7 @@ class Submission:
         hand.phase = "answered"
         shutil.rmtree(self._site.folder(task), ignore_errors=True)
 
-    async def _put_update(self, hand: Hand, answer: Answer, content: bytes | Path) -> None:
+    async def _put_update(self, hand: Hand, answer: Answer, content: Content) -> None:
         site, update, bucket = self._site, answer.update, bucket_of(hand.start.experiment)
         assert update is not None  # noqa: S101 - the caller looked
         about = hand.noted | about_trainer(answer.trainer)
@@ -108,9 +112,13 @@ def _digest_of(file: Path) -> str | None:
     """Which cases were used is the clinic's own affair; that they were these and no others can be shown later."""
     try:
         with open_regular(file) as cases:
-            return hashlib.file_digest(cases, "sha256").hexdigest()
+            names = cases.read(CASES_AT_MOST + 1)
     except OSError:
         return None
+    if len(names) > CASES_AT_MOST:
+        log.warning("cases_too_large", task=file.parent.name, at_most=CASES_AT_MOST)
+        return None
+    return digest(names)
 
 
 def _answered(start: StartTask, answer: Answer) -> TaskAnswered:

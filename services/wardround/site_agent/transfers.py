@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
+from wardround.runtime.store.content import Content
 from wardround.runtime.store.download import keep_on
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import AccessDeniedError, NotFoundError, StoreUnavailableError
@@ -33,11 +33,14 @@ class Transfers:
             await keep_on(lambda: fill(passage), passage, patient=self._site.patience)
 
     async def send(
-        self, hand: Hand, bucket: str, update: ObjectRef, content: bytes | Path, *, check: Callable[[], None]
+        self, hand: Hand, bucket: str, update: ObjectRef, content: Content, *, check: Callable[[], None]
     ) -> None:
         """Store the update; `check` is called before each try, and what it raises ends them.
 
         An upload is begun anew after each failure, unless it turns out that it had arrived and only the reply was lost.
+
+        Raises:
+            ContentChangedError: the file is no longer what was checked. NotFoundError: there is no such bucket.
         """
         failed = False
 

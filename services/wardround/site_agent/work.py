@@ -8,7 +8,8 @@ import structlog
 from tenacity import stop_after_attempt
 
 from wardround.runtime.patience import patiently
-from wardround.runtime.store.blocking import SMALL, run
+from wardround.runtime.store.blocking import is_small, run
+from wardround.runtime.store.content import ContentChangedError
 from wardround.runtime.store.port import NotFoundError
 from wardround.runtime.store.transfer import DigestMismatchError
 from wardround.site_agent.audit.facts import about_task, about_trainer
@@ -120,6 +121,11 @@ class Work:
             await self._submission.submit(hand, answer, None if update is None else update.content)
         except RefusedError as refusal:
             await self._submission.submit(hand, self._refused(hand, refusal))
+        except ContentChangedError:
+            hint = "the update is no longer what was checked, so it was held back"
+            await self._submission.submit(
+                hand, self._ended(hand, TaskEndsError("failed", hand.phase, "update_changed", hint))
+            )
 
     async def _through(self, hand: Hand) -> tuple[Answer, CheckedFile | None]:
         start, site = hand.start, self._site
@@ -180,11 +186,13 @@ class Work:
         return True
 
     async def _fill(self, hand: Hand, folder: Path, job: Job, model: ObjectRef | None) -> None:
-        store = self._site.store
+        store, durable = self._site.store, self._site.audit.durable
         if model is None:
-            await self._site.patience(lambda: fill(folder, job, None, store))
+            await self._site.patience(lambda: fill(folder, job, None, store, durable=durable))
         else:
-            await self._transfers.fetch(hand, model, lambda passage: fill(folder, job, model, store, passage))
+            await self._transfers.fetch(
+                hand, model, lambda passage: fill(folder, job, model, store, passage, durable=durable)
+            )
 
     async def _checked(
         self, hand: Hand, manifest: Manifest, permission: Permission, result: TaskResult
@@ -241,7 +249,7 @@ class Work:
             return None
         path = self._site.folder(start.task_id) / UPDATE
         try:
-            return await run(_is_small(path), check_update, path, at_most=leave.update_at_most)
+            return await run(is_small(path), check_update, path, at_most=leave.update_at_most)
         except HeldBackError as error:
             too_large = error.code == "update_too_large"
             raise TaskEndsError("refused" if too_large else "failed", "checking", error.code, error.hint) from None
@@ -281,13 +289,6 @@ class Work:
 
 def _not_there_yet(error: BaseException) -> str | None:
     return "the model is not there as announced" if isinstance(error, NotFoundError | DigestMismatchError) else None
-
-
-def _is_small(path: Path) -> bool:
-    try:
-        return path.stat().st_size <= SMALL
-    except OSError:
-        return True
 
 
 def _ref(start: StartTask, checked: CheckedFile) -> ObjectRef:

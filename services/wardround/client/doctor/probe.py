@@ -232,7 +232,7 @@ async def _make(folder: Path, task: TaskId, data: JobData) -> None:
         model_sha256=None,
     )
     try:
-        await fill(folder, job, None, MemoryStore())
+        await fill(folder, job, None, MemoryStore(), durable=False)
         (folder / DATA).mkdir()
         (folder / DATA / AMOUNT).write_text("1\n")
         for number in (1, 2):

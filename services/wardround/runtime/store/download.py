@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from wardround.runtime.on_disk import sync_folder
 from wardround.runtime.store.blocking import SMALL, run
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import NotFoundError, ObjectStore, StoreUnavailableError
@@ -41,6 +42,7 @@ async def download(
     sha256: str,
     to: Path,
     passage: Passage | None = None,
+    durable: bool = False,
 ) -> None:
     """Fetch an object into the file `to`, which appears only when size and SHA-256 are right.
 
@@ -52,6 +54,7 @@ async def download(
 
     Args:
         passage: told how far it is, and asked how fast it may go.
+        durable: whether the disk is to have the file and its name when this returns, and all of it before the name.
 
     Raises:
         DigestMismatchError: size or digest differ; NotFoundError, StoreUnavailableError: from the store;
@@ -69,7 +72,11 @@ async def download(
                 _, found = await _fetch(store, bucket, key, size, file, passage)
             if found != sha256:
                 raise DigestMismatchError(f"{key} has the digest {found} where {sha256} was announced")
+            if durable:
+                await asyncio.to_thread(os.fsync, file.fileno())
             os.replace(part, to)
+            if durable:
+                await asyncio.to_thread(sync_folder, to.parent)
         except BaseException as error:
             of_no_use = isinstance(error, DigestMismatchError | NotFoundError | OSError)
             if of_no_use or os.fstat(file.fileno()).st_size == 0:

@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
 
 from wardround.runtime.ids import fresh_id
+from wardround.runtime.on_disk import sync_folder
 from wardround.runtime.store.announcements import Announcements, Announcer
 from wardround.runtime.store.blocking import SMALL, run
+from wardround.runtime.store.content import Content, Readable, opened
 from wardround.runtime.store.keys import check_bucket, check_key, check_prefix, check_range, is_bucket, is_key
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import (
@@ -58,15 +59,10 @@ class FolderStore:
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         await self._write(bucket, key, BytesIO(data), len(data), _link)
 
-    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
+    async def put(self, bucket: str, key: str, source: Content, *, passage: Passage | None = None) -> None:
         """Raises `OSError` where the source cannot be read."""
-        if isinstance(source, bytes):
-            size = len(source)
-            await self._write(bucket, key, BytesIO(source), size, os.replace)
-        else:
-            with source.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                await self._write(bucket, key, file, size, os.replace)
+        with opened(source) as (content, size):
+            await self._write(bucket, key, content, size, os.replace)
         if passage is not None:
             passage.begin()
             passage.passed(size)
@@ -116,7 +112,7 @@ class FolderStore:
         """Nothing to close."""
 
     async def _write(
-        self, bucket: str, key: str, content: BinaryIO, size: int, into_place: Callable[[str, str], None]
+        self, bucket: str, key: str, content: Readable, size: int, into_place: Callable[[str, str], None]
     ) -> None:
         path = self._path(bucket, key)
         # A disk may take its time to confirm, so a durable write never holds up the loop.
@@ -125,7 +121,7 @@ class FolderStore:
             status = await run(in_place, self._write_file, path, content, into_place)
         await self._announcements.written(bucket, _info(key, status))
 
-    def _write_file(self, path: str, content: BinaryIO, into_place: Callable[[str, str], None]) -> os.stat_result:
+    def _write_file(self, path: str, content: Readable, into_place: Callable[[str, str], None]) -> os.stat_result:
         aside = f"{self._aside}/{fresh_id()}"
         try:
             with open(aside, "xb") as file:
@@ -165,11 +161,7 @@ class FolderStore:
     def _flush(self, folder: str) -> None:
         """Have the disk confirm the names in a folder."""
         if self._durable:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(folder)
 
     def _find(self, bucket: str, key: str) -> tuple[str, os.stat_result]:
         path = self._path(bucket, key)

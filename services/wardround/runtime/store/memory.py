@@ -4,10 +4,10 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 
 from wardround.runtime.store.announcements import Announcements, Announcer
 from wardround.runtime.store.blocking import SMALL, run
+from wardround.runtime.store.content import Content, opened, read_all
 from wardround.runtime.store.keys import check_bucket, check_key, check_prefix, check_range
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import AlreadyExistsError, NotFoundError, ObjectInfo
@@ -42,7 +42,7 @@ class MemoryStore:
             raise AlreadyExistsError(f"{bucket}/{key} exists")
         await self._write(bucket, key, data)
 
-    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
+    async def put(self, bucket: str, key: str, source: Content, *, passage: Passage | None = None) -> None:
         self._bucket_for(bucket, key)
         data = source if isinstance(source, bytes) else await _content(source)
         await self._write(bucket, key, data)
@@ -107,5 +107,6 @@ class MemoryStore:
         return found
 
 
-async def _content(path: Path) -> bytes:
-    return await run(path.stat().st_size <= SMALL, path.read_bytes)
+async def _content(source: Content) -> bytes:
+    with opened(source) as (file, size):
+        return await run(size <= SMALL, read_all, file)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
+from wardround.runtime.store.content import Content
 from wardround.runtime.store.passage import Passage
 
 
@@ -51,8 +51,9 @@ class ObjectStore(Protocol):
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         """Write the object if the key is free. Raises `AlreadyExistsError`: the only lock in the system."""
 
-    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
-        """Write or replace the object; a file is streamed, never loaded whole.
+    async def put(self, bucket: str, key: str, source: Content, *, passage: Passage | None = None) -> None:
+        """Write or replace the object; a file is streamed, never loaded whole. What a sealed file no longer is raises
+        `ContentChangedError`, and no object appears.
 
         `passage` is told how much has passed. Over a network it is also asked how fast more may; adapters on this
         machine tell it at the end.

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import ParamSpec, TypeVar
 
+from wardround.runtime.store.content import Content
 from wardround.runtime.store.keys import check_bucket, check_key, check_prefix, check_range
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import ObjectInfo
@@ -73,7 +74,7 @@ class S3Store:
         _check_names(bucket, key)
         await self._run(self._client.create, bucket, key, data)
 
-    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
+    async def put(self, bucket: str, key: str, source: Content, *, passage: Passage | None = None) -> None:
         """Raises `OSError` where the source cannot be read. Once cancelled, no more of a file is sent, and no object
         appears. While `passage` holds it up, a thread waits."""
         _check_names(bucket, key)

@@ -1,12 +1,10 @@
 """What is asked of an S3 server, request by request, in the thread that calls."""
 
-import os
 import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from operator import attrgetter
 from pathlib import Path
 from threading import Event
@@ -20,6 +18,7 @@ from minio.notificationconfig import NotificationConfig, PrefixFilterRule, Queue
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
+from wardround.runtime.store.content import Content, opened
 from wardround.runtime.store.keys import is_bucket, is_key
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import ObjectInfo
@@ -74,14 +73,13 @@ class S3Client:
         with self._errors(bucket, key):
             self._uploader.upload(bucket, key, data, conditions=ONLY_IF_ABSENT)
 
-    def put(self, bucket: str, key: str, source: bytes | Path, given_up: Event, passage: Passage | None) -> None:
+    def put(self, bucket: str, key: str, source: Content, given_up: Event, passage: Passage | None) -> None:
         """Once `given_up` is set, no more of a file is sent."""
         if isinstance(source, bytes) and passage is None:
             with self._errors(bucket, key):
                 self._uploader.upload(bucket, key, source)
             return
-        with BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0) as file:
-            size = len(source) if isinstance(source, bytes) else os.fstat(file.fileno()).st_size
+        with opened(source) as (file, size):
             content = Source(file, key, size, given_up, passage or Passage(size))
             try:
                 with self._errors(bucket, key):

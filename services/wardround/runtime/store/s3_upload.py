@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from threading import Event
-from typing import BinaryIO, cast
+from typing import cast
 from urllib.parse import SplitResult
 
 from minio import time as clock
@@ -17,6 +17,7 @@ from urllib3 import HTTPHeaderDict, PoolManager
 from urllib3.exceptions import ProtocolError
 
 from wardround.runtime.store.blocking import SMALL
+from wardround.runtime.store.content import Readable
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.s3_connections import ASK_FIRST, BLOCK, EarlyAnswerError
 
@@ -34,7 +35,7 @@ class Source:
     Once `given_up` is set, nothing more is read, and the upload breaks off. `passage` says how fast it may be read.
     """
 
-    def __init__(self, file: BinaryIO, name: str, size: int, given_up: Event, passage: Passage) -> None:
+    def __init__(self, file: Readable, name: str, size: int, given_up: Event, passage: Passage) -> None:
         self.size = size
         self.failure: OSError | None = None
         self._given_up = given_up

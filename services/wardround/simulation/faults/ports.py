@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Literal, TypeVar
 
 from wardround.runtime.bus.memory import MemoryBroker, MemoryBus
 from wardround.runtime.bus.port import BusError, Delivery, Handler, Offset, Packet, Subscription
 from wardround.runtime.store.announcements import Announcer
+from wardround.runtime.store.content import Content, opened, read_all
 from wardround.runtime.store.memory import MemoryStore
 from wardround.runtime.store.passage import Passage
 from wardround.runtime.store.port import AlreadyExistsError, ObjectInfo
@@ -99,7 +99,7 @@ class FaultyStore:
     async def create(self, bucket: str, key: str, data: bytes) -> None:
         await self._process.call("store", "create", key, partial(self._create, bucket, key, data))
 
-    async def put(self, bucket: str, key: str, source: bytes | Path, *, passage: Passage | None = None) -> None:
+    async def put(self, bucket: str, key: str, source: Content, *, passage: Passage | None = None) -> None:
         await self._process.call("store", "put", key, partial(self._put, bucket, key, source, passage))
 
     async def read(self, bucket: str, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
@@ -138,8 +138,9 @@ class FaultyStore:
             raise
         self._record(bucket, key, data, "create", fresh=True)
 
-    async def _put(self, bucket: str, key: str, source: bytes | Path, passage: Passage | None) -> None:
-        data = source if isinstance(source, bytes) else source.read_bytes()
+    async def _put(self, bucket: str, key: str, source: Content, passage: Passage | None) -> None:
+        with opened(source) as (file, _):
+            data = read_all(file)
         fresh = key not in self._store.written_at
         await self._store.put(bucket, key, data, passage=passage)
         self._record(bucket, key, data, "put", fresh=fresh)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from wardround.runtime.clock import Clock
+from wardround.runtime.on_disk import sync_folder
 from wardround.runtime.regular_file import check_regular, open_regular
 from wardround.runtime.store.transfer import file_digest
 from wardround.site_agent.audit.chain import BEGAN, DAMAGED, GAP, LINE_AT_MOST, OWN, TORN, Tail, tail_of
@@ -155,7 +156,7 @@ class AuditLog:
         if self.durable:
             os.fsync(descriptor)
             if before == 0:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
 
     def _begin_anew(self, descriptor: int) -> None:
         """Lay a file that is no chained log aside as `<name>-<time>`, and begin a log that names it by its digest."""
@@ -218,11 +219,3 @@ class _Lines:
             raise ValueError(f"a line of {len(line)} bytes: the log takes fewer than {LINE_AT_MOST}")
         self.data += line + b"\n"
         self.tail = Tail(LogHead(number=number, sha256=digest(line)), digest(line))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
