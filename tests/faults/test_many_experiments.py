@@ -45,9 +45,7 @@ class TooManySlots(World):
         return super()._agent(replace(clinic, settings=settings), process, bus, store)
 
 
-def run(
-    experiments: int, plan: Plan = PLAN, *, restarted: str | None = None, worlds: type[World] = World
-) -> History:
+def run(experiments: int, plan: Plan = PLAN, *, restarted: str | None = None, worlds: type[World] = World) -> History:
     """All of them, started in the same moment, until each has finished; a service is killed again and again."""
 
     async def kill_now_and_then(world: World, name: str) -> None:
