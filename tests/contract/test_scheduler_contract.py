@@ -40,6 +40,8 @@ from wardround_messages.task_folder import JOB, LOCK, METRICS, OUTPUT, RESULT, T
 # One server process for all tests of an adapter, as starting one costs more than the tests.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+BUSY = 30.0  # seconds that a busy machine may take; the trainings that are to be ended would take twice as long
+
 # A trainer as a clinic might have the misfortune to install it.
 ODD_TRAINER = """
 import os, signal, subprocess, time
@@ -429,10 +431,9 @@ async def test_closing_ends_what_runs(own_clinic: Clinic) -> None:
     scheduler = own_clinic.scheduler()
     await scheduler.trigger(task)
     await own_clinic.begun(task)
-    start = time.monotonic()
-    await scheduler.close()
-    assert not (await scheduler.wait(task)).succeeded
-    assert time.monotonic() - start < 2
+    async with asyncio.timeout(BUSY):
+        await scheduler.close()
+        assert not (await scheduler.wait(task)).succeeded
     assert processes_of(own_clinic.root) == before
 
 
@@ -466,10 +467,9 @@ async def test_a_training_that_resists_is_killed_with_all_that_it_started(
     await local_scheduler.trigger(task)
     await local_clinic.begun(task, "resisting")
     await until(lambda: len(processes_of(local_clinic.root)) == 3)  # the server, the training, what that started
-    start = time.monotonic()
-    await local_scheduler.cancel(task)
-    assert (await local_scheduler.wait(task)).code == "cancelled"
-    assert time.monotonic() - start < 2
+    async with asyncio.timeout(BUSY):
+        await local_scheduler.cancel(task)
+        assert (await local_scheduler.wait(task)).code == "cancelled"
     await until(lambda: len(processes_of(local_clinic.root)) == 1)
 
 
@@ -517,7 +517,7 @@ asyncio.run(main())
     await clinic.begun(task)
     process.kill()
     await process.wait()
-    await until(lambda: not processes_of(clinic.root), within=2)
+    await until(lambda: not processes_of(clinic.root), within=BUSY)
 
 
 async def test_two_agents_on_one_spool_train_once(local_clinic: Clinic, local_scheduler: Scheduler) -> None:
@@ -656,7 +656,7 @@ async def test_one_training_at_a_time_whoever_schedules_it(inline_clinic: Clinic
 
 async def test_a_run_that_waits_for_its_turn_is_cancelled_at_once(inline_clinic: Clinic) -> None:
     scheduler = inline_clinic.scheduler()
-    first, second = inline_clinic.task(seconds=0.5), inline_clinic.task()
+    first, second = inline_clinic.task(seconds=60), inline_clinic.task()
     await scheduler.trigger(first)
     await inline_clinic.begun(first)
     await scheduler.trigger(second)
@@ -664,10 +664,12 @@ async def test_a_run_that_waits_for_its_turn_is_cancelled_at_once(inline_clinic:
     waiting = asyncio.create_task(scheduler.wait(second, began=lambda: begun.append("begun")))
     await asyncio.sleep(0.05)
     assert begun == []
-    async with asyncio.timeout(0.2):
+    async with asyncio.timeout(BUSY):
         await scheduler.cancel(second)
         assert (await waiting).code == "cancelled"
-    assert (await scheduler.wait(first)).succeeded
+    assert not (inline_clinic.folder(first) / RESULT).exists()
+    await scheduler.cancel(first)
+    assert (await scheduler.wait(first)).code == "cancelled"
     assert not (inline_clinic.folder(second) / RESULT).exists()
 
 

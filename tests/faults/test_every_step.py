@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from wardround.simulation.faults.every_step import SMALL, Cut, every_cut, try_cuts
+from wardround.simulation.faults.every_step import SMALL, Cut, every_cut, judge_cuts, try_cuts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -24,6 +24,11 @@ def test_there_is_a_cut_for_every_call_of_every_service(cuts: tuple[list[Cut], s
             (number, moment) for number in range(1, len(killed) // 2 + 1) for moment in ("before", "after")
         }
         assert moments >= len(killed)
+
+
+def test_a_cut_that_is_never_reached_is_not_taken_for_a_clean_one(cuts: tuple[list[Cut], str]) -> None:
+    ((never,),) = (result.violations for result in judge_cuts([Cut("killed", "metrics", 10_000)], cuts[1]))
+    assert never.promise == "not tried"
 
 
 def test_killed_at_every_call_no_service_breaks_a_promise(cuts: tuple[list[Cut], str]) -> None:

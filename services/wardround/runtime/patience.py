@@ -49,7 +49,8 @@ async def patiently(
 
     Args:
         longest: seconds between two tries at most; `LONGEST_WAIT` by default.
-        stop: when to give up and raise the outage's error; never by default.
+        stop: when to give up and raise the outage's error; never by default. The first call is the first attempt; a
+            delay is that since it failed.
         note: told what is away before each wait.
 
     Raises:
@@ -60,8 +61,12 @@ async def patiently(
     except Exception as error:
         if away(error) is None:
             raise
+        made = [error]  # nearly all calls end here, and tenacity would cost each of them more than the call itself
 
-    async def once_more() -> T:  # tenacity awaits what it sees to be a coroutine function
+    async def attempt() -> T:
+        """The call; the first time the one that was made already."""
+        if made:
+            raise made.pop()
         return await call()
 
     def before_sleep(state: RetryCallState) -> None:
@@ -74,4 +79,4 @@ async def patiently(
         stop=stop or stop_never,
         before_sleep=before_sleep,
         reraise=True,
-    )(once_more)
+    )(attempt)

@@ -14,6 +14,7 @@ from wardround.simulation.faults.life import (
     attended,
     bounded,
     ended,
+    is_hub_clock_off,
     noticed,
     persistent,
     unhurried,
@@ -21,7 +22,7 @@ from wardround.simulation.faults.life import (
 )
 from wardround.simulation.faults.plan import TWIN
 from wardround.simulation.faults.run import Outcome
-from wardround.simulation.faults.work import one_training_at_a_time, said_after_it_was_written
+from wardround.simulation.faults.work import no_more_than_slots, one_training_at_a_time, said_after_it_was_written
 from wardround_messages.journal import ModelAdopted, StepClosed
 from wardround_messages.names import AnswerKey, GlobalKey, UpdateKey, parse_key
 from wardround_messages.names import Task as TaskKind
@@ -70,7 +71,9 @@ def not_judged(outcome: Outcome) -> list[str]:
     """What `check` leaves out, for people."""
     left_out = [f"{each.name}: {each.needs} were not recorded" for each in PROMISES if each.needs in outcome.unrecorded]
     if outcome.schedule is not None and outcome.schedule.disturbs_hub:
-        left_out.append(f"P7, P8: delays, until {HEALS_IN:.0f} s after the hub itself was disturbed")
+        until = f"until {HEALS_IN:.0f} s after the hub itself was disturbed"
+        whole = "in the whole run, as a clock of the hub was off"
+        left_out.append(f"P7, P8: delays, {whole if is_hub_clock_off(outcome.schedule) else until}")
     return left_out
 
 
@@ -249,5 +252,6 @@ PROMISES: tuple[Promise, ...] = (
     Promise("P10", unhurried, needs="failed calls"),
     Promise("P10", persistent, needs="crashes"),
     Promise("P11", one_training_at_a_time, needs="trainings"),
+    Promise("P11", no_more_than_slots, needs="trainings"),
     Promise("P12", _stops_at_what_is_broken, needs="broken journals"),
 )

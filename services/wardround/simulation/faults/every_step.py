@@ -50,6 +50,7 @@ class OneCut(Calm):
     def __init__(self, cut: Cut | None = None) -> None:
         self.calls: Counter[str] = Counter()
         self.world: World | None = None
+        self.befell = False
         self._cut = cut
 
     def call(self, service: str, port: Port, method: str) -> Fate:
@@ -57,6 +58,7 @@ class OneCut(Calm):
         cut = self._cut
         if cut is None or cut.service not in (service, EVERYTHING) or self.calls[cut.service] != cut.number:
             return UNDISTURBED
+        self.befell = True
         assert self.world is not None  # noqa: S101 - it was made with these fates
         match cut.what:
             case "timed out":
@@ -114,15 +116,19 @@ def run_cut(place: Workplace, fates: OneCut, plan: Plan = SMALL) -> Outcome:
 
 
 def judge_cuts(cuts: Sequence[Cut], undisturbed: str, plan: Plan = SMALL) -> list[Result]:
-    """What each cut comes to, one after the other in this process."""
+    """What each cut comes to, one after the other in this process. One that was never reached proves nothing."""
     configure_logging(level="critical")
     results = []
     with workplace() as place:
         for cut in cuts:
+            fates = OneCut(cut)
             try:
-                violations = check(run_cut(place, OneCut(cut), plan), undisturbed=undisturbed)
+                violations = check(run_cut(place, fates, plan), undisturbed=undisturbed)
             except StuckError as error:
                 violations = [Violation("P1", str(error))]
+            if not fates.befell:
+                calls = fates.calls[cut.service]
+                violations.append(Violation("not tried", f"{cut} was never reached: there were {calls} calls"))
             results.append(Result(cut, tuple(violations)))
     return results
 

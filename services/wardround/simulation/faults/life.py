@@ -130,10 +130,11 @@ def _was_hub_sound(evidence: Evidence, at: float) -> bool:
     schedule: Schedule | None = evidence.outcome.schedule
     if schedule is None or not schedule.disturbs_hub:
         return True
-    return at > evidence.outcome.history.faults_over + HEALS_IN and not _hub_clock_is_off(schedule)
+    return at > evidence.outcome.history.faults_over + HEALS_IN and not is_hub_clock_off(schedule)
 
 
-def _hub_clock_is_off(schedule: Schedule) -> bool:
+def is_hub_clock_off(schedule: Schedule) -> bool:
+    """Whether a service of the hub is told a wrong time at some moment: the times that it writes say nothing then."""
     return any(incident.kind == "clock" and incident.target in schedule.plan.hub for incident in schedule.incidents)
 
 

@@ -1,6 +1,7 @@
 """A clinic's scheduler: trainings that take virtual time, outlive the agent, and are lost with their machine."""
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 
@@ -16,10 +17,13 @@ LOOKS_EVERY = 1.0  # seconds: how soon a training notices that it was cancelled
 
 
 class Machine(InlineScheduler):
-    """Runs the real task in its folder, at the end of the time that the training takes."""
+    """Runs the real task in its folder, at the end of the time that the training takes.
+
+    It begins whatever it is told to, at once, as an Airflow with room for many does: the slots are the agent's to keep.
+    """
 
     def __init__(self, site: str, name: str, spool: Path, fates: Fates, history: History) -> None:
-        super().__init__(spool, self._train, threads=False)
+        super().__init__(spool, self._train, threads=False, turn=nullcontext())
         self._site = site
         self._name = name
         self._fates = fates

@@ -29,6 +29,7 @@ class Plan:
     coordinators: int = 1
     aggregators: int = 1
     interval: float = 15.0
+    slots: int = 1  # of each clinic, as its settings say
     twins: tuple[str, ...] = ()  # sites that have a second agent, with an inbox of its own
 
     @property

@@ -210,19 +210,30 @@ class FaultyBus:
 
 
 class FaultyScheduler:
-    """The site's scheduler as one life of its agent reaches it; implements `site_agent.scheduler.port.Scheduler`."""
+    """The site's scheduler as one life of its agent reaches it; implements `site_agent.scheduler.port.Scheduler`.
+
+    As `AirflowScheduler` does, it knows a trigger that was carried out and not answered, and makes no second one of it.
+    """
 
     def __init__(self, scheduler: Scheduler, process: Process) -> None:
         self._scheduler = scheduler
         self._process = process
+        self._unanswered: set[str] = set()
 
     async def trigger(self, task: str, *, again: bool = False) -> None:
-        await self._process.call("scheduler", "trigger", task, lambda: self._scheduler.trigger(task, again=again))
+        await self._process.call("scheduler", "trigger", task, partial(self._trigger, task, again=again))
+        self._unanswered.discard(task)
+
+    async def _trigger(self, task: str, *, again: bool) -> None:
+        if task not in self._unanswered:
+            await self._scheduler.trigger(task, again=again)
+            self._unanswered.add(task)
 
     async def wait(self, task: str, *, began: Began = nobody_asks) -> RunEnd:
         return await self._process.call("scheduler", "wait", task, lambda: self._scheduler.wait(task, began=began))
 
     async def cancel(self, task: str) -> None:
+        self._unanswered.discard(task)
         await self._process.call("scheduler", "cancel", task, lambda: self._scheduler.cancel(task))
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from wardround.simulation.faults.evidence import Evidence
@@ -33,6 +33,22 @@ def said_after_it_was_written(evidence: Evidence) -> Iterator[str]:
             recorded = evidence.recorded[number] if number < len(evidence.recorded) else None
             if recorded is None or recorded.written.at > said.at or recorded.entry.sha256 != command["closing_sha256"]:
                 yield f"{said.by} said {said.id} at second {said.at:.3f}, and no such entry was there"
+
+
+def no_more_than_slots(evidence: Evidence) -> Iterator[str]:
+    """Whatever it trains for: a clinic's slots are those of all its tasks."""
+    return beyond(evidence.outcome.plan.slots, evidence.outcome.history.trainings)
+
+
+def beyond(slots: int, trainings: Iterable[Training]) -> Iterator[str]:
+    """Where a machine trained more at once than that. It begins what it is told to, so that it is its agent's doing."""
+    at_work: dict[str, list[Training]] = defaultdict(list)
+    for training in sorted(trainings, key=lambda one: one.began):
+        going_on = [one for one in at_work[training.machine] if one.ended is None or one.ended > training.began]
+        at_work[training.machine] = [*going_on, training]
+        if len(going_on) >= slots:
+            tasks = " and ".join(one.task for one in at_work[training.machine])
+            yield f"{tasks} trained at once on {training.machine} at second {training.began:.3f}, with slots = {slots}"
 
 
 def one_training_at_a_time(evidence: Evidence) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Trainings in the agent's own process: for simulations, where starting processes would cost more than training."""
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from threading import Event
 from typing import Protocol
@@ -29,7 +30,14 @@ class InlineScheduler:
     looks at between its steps.
     """
 
-    def __init__(self, spool: Path, run: Training, *, threads: bool = True, turn: asyncio.Lock | None = None) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        run: Training,
+        *,
+        threads: bool = True,
+        turn: AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
         self._run = run
         self._threads = threads
         self._turn = turn or asyncio.Lock()
