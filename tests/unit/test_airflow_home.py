@@ -147,7 +147,7 @@ def test_an_airflow_that_is_named_and_not_there_is_told(tmp_path: Path, monkeypa
     monkeypatch.setattr("wardround.stack.stages.find_rabbitmq", lambda: tmp_path)
     monkeypatch.setattr("wardround.stack.stages.find_minio", lambda: tmp_path)
     missing_servers()
-    with pytest.raises(StackError, match="Airflow is not installed here: `make servers`"):
+    with pytest.raises(StackError, match=f"WARDROUND_AIRFLOW names {tmp_path}, which is no environment"):
         missing_servers(airflow=True)
     with pytest.raises(ProgramError, match="WARDROUND_AIRFLOW"):
         airflow_programs(AirflowHome(tmp_path, 1), spool=tmp_path, python="python")

@@ -29,7 +29,7 @@ from wardround.runtime.bus.port import BusUnavailableError, DeadLetterError, Pac
 from wardround.runtime.clock import wall_clock
 from wardround.runtime.store.download import part_of
 from wardround.runtime.store.memory import MemoryStore
-from wardround.runtime.store.port import StoreUnavailableError
+from wardround.runtime.store.s3_errors import refusal
 from wardround.runtime.toml_file import as_table
 from wardround_messages.names import COMMANDS, DEAD_QUEUE, GlobalKey, bucket_of
 from wardround_messages.topology import topology
@@ -233,11 +233,11 @@ def test_a_hub_that_is_away_or_silent_is_something_to_try_again(
     assert (code, "the broker is away" in err) == (75, True)
 
     async def away(*_: object, **__: object) -> bytes:
-        raise StoreUnavailableError("no connection to https://store.example.org")
+        raise refusal(503, "", "", "experiments", "researcher-a")
 
     monkeypatch.setattr(world.store, "read", away)
     code, _, err = wardround("start", "brain-tumour.toml")
-    assert (code, "the object store is away" in err) == (75, True)
+    assert (code, "the object store is away" in err, err.count("try again")) == (75, True, 1)
 
 
 @pytest.mark.parametrize(

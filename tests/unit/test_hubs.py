@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wardround.client.errors import UnusableError
-from wardround.client.hubs import connections, hubs_file, profile_names, read_profile, write_profile
+from wardround.client.hubs import connections, hubs_file, profile_names, read_profile, remove_profiles, write_profile
 from wardround.runtime.encryption import UnencryptedError, refuse_unencrypted
 from wardround.runtime.secrets import SecretUnreadableError
 from wardround.runtime.toml_file import SettingsError
@@ -67,6 +67,22 @@ def test_writing_one_profile_keeps_the_others_and_the_default(hubs: Path, table:
     assert read_profile("stack").username == "researcher-b"
     write_profile("stack", table, make_default=True)
     assert read_profile().username == "researcher-a"
+
+
+def test_a_removal_that_is_cut_short_leaves_the_file_whole(
+    hubs: Path, table: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_profile("one", table)
+    write_profile("two", table | {"username": "researcher-b"})
+    before = hubs.read_text()
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wardround.client.hubs.os.replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        remove_profiles(lambda profile: profile["username"] == "researcher-a")
+    assert (hubs.read_text(), list(hubs.parent.iterdir())) == (before, [hubs])
 
 
 def test_without_a_name_the_default_profile_is_meant_or_the_only_one(hubs: Path, table: dict[str, object]) -> None:

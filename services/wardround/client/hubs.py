@@ -164,6 +164,25 @@ def write_profile(
     return file
 
 
+def remove_profiles(unwanted: Callable[[Mapping[str, object]], bool], *, file: Path | None = None) -> None:
+    """Take away the profiles whose tables are `unwanted`, and the default where it is one of them; nothing is chosen in
+    its place. The file is written whole, and goes with its last profile.
+
+    Raises:
+        SettingsError: the file is there and cannot be used; OSError: it cannot be written.
+    """
+    file = file or hubs_file()
+    data: dict[str, Any] = _read(file) if file.exists() else {"hubs": {}}
+    kept = {name: table for name, table in data["hubs"].items() if not unwanted(table)}
+    if kept == data["hubs"]:
+        return
+    if not kept:
+        file.unlink()
+        return
+    default = data.get("default")
+    _replace(file, _as_toml(default if default in kept else None, kept))
+
+
 def _read(file: Path) -> dict[str, Any]:
     """The file's tables, not yet looked into: a profile that is out of order is nobody's fault who uses another."""
     data = read_toml(file)
@@ -206,8 +225,8 @@ def _replace(file: Path, text: str) -> None:
         raise
 
 
-def _as_toml(default: str, profiles: Mapping[str, Mapping[str, object]]) -> str:
-    blocks = [f"schema  = {SCHEMA}\ndefault = {value_text(default)}\n"]
+def _as_toml(default: str | None, profiles: Mapping[str, Mapping[str, object]]) -> str:
+    blocks = [f"schema  = {SCHEMA}\n" + ("" if default is None else f"default = {value_text(default)}\n")]
     for name, profile in profiles.items():
         lines = [f"{key_text(key)} = {value_text(value)}" for key, value in profile.items()]
         blocks.append("\n".join([f"[hubs.{key_text(name)}]", *lines, ""]))

@@ -24,6 +24,7 @@ from wardround.stack.folder import (
     STATE_FILE,
     Plan,
     StackError,
+    StackRunsError,
     StackState,
     is_supervised,
     read_plan,
@@ -54,12 +55,12 @@ async def up(folder: Path, plan: Plan, *, brain_tumour: bool = False, say: Said)
     has become ready.
 
     Raises:
-        StackError: it runs already, a server is not installed, or a program did not start.
+        StackRunsError: it runs already; StackError: a server is not installed, or a program did not start.
     """
     missing_servers(airflow=plan.airflow)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # clinics' data and updates are in it
     if is_supervised(folder):
-        raise StackError(f"a stack runs in {folder} already; `wardround stack status` shows it")
+        raise StackRunsError(folder)
     _check_folder(folder)
     await sweep(folder)
     earlier = read_plan(folder)
@@ -88,7 +89,7 @@ async def up(folder: Path, plan: Plan, *, brain_tumour: bool = False, say: Said)
     return plan
 
 
-async def down(folder: Path, *, delete: bool = False) -> bool:
+async def down(folder: Path) -> bool:
     """Stop the stack, and all that an earlier one left behind; False where none ran.
 
     Raises:
@@ -107,10 +108,12 @@ async def down(folder: Path, *, delete: bool = False) -> bool:
                     await asyncio.sleep(LOOK_EVERY)
         except TimeoutError:
             raise StackError(f"the stack in {folder} did not stop; see {folder / LOGS / 'supervisor.log'}") from None
-    left = await sweep(folder)
-    if delete:
-        shutil.rmtree(folder)
-    return ran or left > 0
+    return await sweep(folder) > 0 or ran
+
+
+def delete(folder: Path) -> None:
+    """Delete all data of a stack that does not run. Raises `OSError`."""
+    shutil.rmtree(folder)
 
 
 async def sweep(folder: Path) -> int:

@@ -28,6 +28,13 @@ class StackError(Exception):
     """The stack cannot do what was asked; the message says what to do."""
 
 
+class StackRunsError(StackError):
+    """Another process runs the stack of this folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"a stack runs in {folder} already")
+
+
 class Plan(BaseModel):
     """What the stack consists of. `sites` are the clinics' names; `own_sites` is the folder with a person's own
     clinics, None where they were made from the template. `guests` are clinics that the hub knows and whose agents
@@ -109,12 +116,12 @@ def write_state(folder: Path, state: StackState) -> None:
 
 @contextmanager
 def supervised(folder: Path) -> Iterator[None]:
-    """Have the stack to oneself. Raises `StackError` where another process runs it."""
+    """Have the stack to oneself. Raises `StackRunsError` where another process does."""
     with (folder / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"a stack runs in {folder} already; `wardround stack status` shows it") from None
+            raise StackRunsError(folder) from None
         yield
 
 
@@ -123,7 +130,7 @@ def is_supervised(folder: Path) -> bool:
     try:
         with supervised(folder):
             return False
-    except StackError:
+    except StackRunsError:
         return True
     except FileNotFoundError:
         return False

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from wardround.hub.folder import STORE_ROOT, HubFolder
 from wardround.hub.logins import apply_store_logins
+from wardround.stack.airflow import OVERRIDE as AIRFLOW
 from wardround.stack.airflow import AirflowPrograms, airflow_programs, find_airflow, prepare_airflow
 from wardround.stack.airflow_home import AIRFLOWS, AirflowHome
 from wardround.stack.folder import LOGS, Plan, StackError, airflow_program
+from wardround.stack.minio import OVERRIDE as MINIO
 from wardround.stack.minio import find_minio, minio
 from wardround.stack.ports import LOOPBACK
 from wardround.stack.program import Program
-from wardround.stack.rabbitmq import find_rabbitmq, rabbitmq
+from wardround.stack.rabbitmq import SERVER, find_rabbitmq, rabbitmq
+from wardround.stack.rabbitmq import WHERE as RABBITMQ
 from wardround.stack.services import base_environment, service_programs
 from wardround.stack.sites import python_of, spool_of
 from wardround.stack.supervisor import Stage
@@ -83,11 +86,23 @@ def _logged(folder: Path, program: Program, name: str) -> Program:
 def missing_servers(*, airflow: bool = False) -> None:
     """Raises `StackError` where RabbitMQ, MinIO or, where it is wanted, Airflow is not installed."""
     if find_rabbitmq() is None:
+        _named_in_vain(RABBITMQ, f"no folder with {SERVER}")
         raise StackError(f"RabbitMQ is not installed here: {HOW_TO_GET} (Debian's package is rabbitmq-server)")
     if find_minio() is None:
-        raise StackError(f"MinIO is not installed here: {HOW_TO_GET}, or name its file in WARDROUND_MINIO")
+        _named_in_vain(MINIO, "no program")
+        raise StackError(f"MinIO is not installed here: {HOW_TO_GET}, or name its file in {MINIO}")
     if airflow and find_airflow() is None:
+        _named_in_vain(AIRFLOW, "no environment with Airflow")
         raise StackError(
             "Airflow is not installed here: `make servers` installs it into .cache/airflow, or name its environment "
-            "in WARDROUND_AIRFLOW"
+            f"in {AIRFLOW}"
+        )
+
+
+def _named_in_vain(variable: str, missing: str) -> None:
+    """Raises `StackError` where a person has said where the server is: nothing is looked for elsewhere then."""
+    if named := os.environ.get(variable):
+        what = f"which is {missing}" if Path(named).exists() else "which is not there"
+        raise StackError(
+            f"{variable} names {named}, {what}: correct it, or unset it to have the usual places looked in"
         )

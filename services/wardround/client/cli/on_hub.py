@@ -124,7 +124,7 @@ def _told(error: Exception) -> CommandError | None:
         case BusUnavailableError():
             return CommandError(f"the broker is away: {error}; try again later", Exit.TRY_AGAIN)
         case StoreUnavailableError():
-            return CommandError(f"the object store is away: {error}; try again later", Exit.TRY_AGAIN)
+            return CommandError(f"the object store is away: {error}", Exit.TRY_AGAIN)
         case SettingsError() | UnusableError() | UnencryptedError() | SecretUnreadableError() | MalformedError():
             return CommandError(str(error), Exit.BAD_INPUT)
         case JournalBrokenError() | IllegalEntryError() | DigestMismatchError():

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wardround.client.cli.errors import CommandError, Exit
+from wardround.client.cli.stack_profiles import forget_profiles, hub_option, write_profiles
 from wardround.metrics.wording import size_text
 
 if TYPE_CHECKING:
@@ -28,10 +29,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LONGEST_NAME = 31  # a profile has 40, and the operator's is called NAME-operator
 MOST_SITES = 50  # each is a process of some 80 MB
 MOST_AIRFLOWS = 10  # each takes 400 MB, and some twelve seconds of a processor to start
+OF_THE_COMMAND = ("name", "folder", "fresh", "as_json")  # options of `up` that say nothing of the stack itself
 
 
 @app.command()
 def up(
+    context: typer.Context,
     sites: Annotated[
         str, typer.Option(metavar="N|DIR", help="How many clinics to make, or a folder with DIR/<site>/site.toml.")
     ] = "3",
@@ -64,7 +67,7 @@ def up(
     """Start RabbitMQ, MinIO and all services on free ports of this machine; return when all is ready."""
     from wardround.client.hubs import profile_names
     from wardround.stack import control
-    from wardround.stack.folder import Plan, read_plan
+    from wardround.stack.folder import Plan, StackError, StackRunsError, read_plan
 
     home = _folder(name, folder)
     own, names = _sites(sites)
@@ -86,7 +89,8 @@ def up(
         aggregators=aggregators,
         airflow=airflow,
     )
-    profile_names(strictly=True)
+    with _stack_errors():
+        profile_names(strictly=True)
     console = Console(stderr=True, highlight=False)
     began = time.monotonic()
     if brain_tumour:
@@ -96,23 +100,26 @@ def up(
         console.print(f"{time.monotonic() - began:5.1f} s  {program} is ready", markup=False)
 
     with _stack_errors():
-        plan = asyncio.run(_up(home, plan, brain_tumour=brain_tumour, fresh=fresh, say=say))
+        if fresh and read_plan(home) is not None:
+            asyncio.run(control.down(home))
+            control.delete(home)
+        try:
+            plan = asyncio.run(control.up(home, plan, brain_tumour=brain_tumour, say=say))
+        except StackRunsError as error:
+            raise StackError(f"{error}; {_to_have_it_otherwise(context, name, folder)}") from None
+        except KeyboardInterrupt:
+            again = "the same command without --fresh" if fresh else "the same command"
+            raise CommandError(
+                f"interrupted: the stack is stopped, and its data are kept in {home}; {again} begins again with them",
+                Exit.INTERRUPTED,
+            ) from None
         state = control.status(home)[1]
-    profile = _write_profile(home, plan)
-    _print(home, plan, state, as_json=as_json)
-    if not as_json:
-        example = "brain-tumour" if brain_tumour else "breast-cancer"
-        following = "wardround sites" if own is not None else f"wardround start examples/{example}.toml"
-        typer.echo(f"\nThe hub profile '{plan.name}' is in {profile}. Next: {following}")
-
-
-async def _up(folder: Path, plan: "Plan", *, brain_tumour: bool, fresh: bool, say: Callable[[str], None]) -> "Plan":
-    from wardround.stack import control
-    from wardround.stack.folder import read_plan
-
-    if fresh and read_plan(folder) is not None:
-        await control.down(folder, delete=True)
-    return await control.up(folder, plan, brain_tumour=brain_tumour, say=say)
+        profile = write_profiles(home, plan)
+        _print(home, plan, state, as_json=as_json)
+        if not as_json:
+            example = "brain-tumour" if brain_tumour else "breast-cancer"
+            following = "wardround sites" if own is not None else f"wardround start examples/{example}.toml"
+            typer.echo(f"\nThe hub profile '{name}' is in {profile}. Next: {following}{hub_option(name)}")
 
 
 @app.command()
@@ -164,7 +171,10 @@ def down(
 
     home = _folder(name, folder)
     with _stack_errors():
-        ran = asyncio.run(control.down(home, delete=delete))
+        ran = asyncio.run(control.down(home))
+        if delete:
+            forget_profiles(home)  # first: as long as there are data, this command can be given again
+            control.delete(home)
     typer.echo(f"{'stopped' if ran else 'it was not running'}{'; its data are deleted' if delete else ''}: {home}")
 
 
@@ -209,39 +219,32 @@ def _guests(wish: list[str] | None, sites: tuple[str, ...], earlier: "Plan | Non
     return tuple(dict.fromkeys(name for name in guests or () if name not in sites))
 
 
+def _to_have_it_otherwise(context: typer.Context, name: str, folder: Path | None) -> str:
+    """What to do about a stack that runs already, and which options of this command it goes on without."""
+    given = [
+        option.secondary_opts[0] if context.params[option.name] is False else option.opts[0]
+        for option in context.command.params
+        if option.name not in (None, *OF_THE_COMMAND)
+        and (source := context.get_parameter_source(option.name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    where = ("" if name == "stack" else f" --name {name}") + ("" if folder is None else f" --folder {folder}")
+    wish = f"with {', '.join(given)}" if given else "otherwise"
+    return f"`wardround stack status{where}` shows it; to have it {wish}, `wardround stack down{where}` first"
+
+
 @contextmanager
 def _stack_errors() -> Iterator[None]:
     from wardround.hub.folder import HubError
+    from wardround.runtime.toml_file import SettingsError
     from wardround.stack.folder import StackError
 
     try:
         yield
     except (StackError, HubError) as error:
         raise CommandError(str(error), Exit.ENDED_BADLY) from None
-
-
-def _write_profile(folder: Path, plan: "Plan") -> Path:
-    """Profiles for the researcher, and for the operator, who looks after dead letters."""
-    from wardround.client.hubs import write_profile
-    from wardround.hub.folder import HubFolder
-    from wardround.simulation.sites import RESEARCHER
-    from wardround_messages.topology import OPERATOR
-
-    hub = HubFolder.open(folder / "hub")
-
-    def profile(login: str) -> dict[str, object]:
-        return {
-            "broker": hub.roster.broker,
-            "store": hub.roster.store,
-            "metrics": hub.roster.metrics,
-            "username": login,
-            "password": {"file": str(hub.broker_secret(login))},
-            "store_key": {"id": login, "file": str(hub.store_secret(login))},
-        }
-
-    file = write_profile(plan.name, profile(RESEARCHER))  # the default where there is no other: nobody's is changed
-    write_profile(f"{plan.name}-{OPERATOR}", profile(OPERATOR))
-    return file
+    except SettingsError as error:
+        raise CommandError(str(error)) from None
 
 
 def _airflow_logins(folder: Path, plan: "Plan") -> dict[str, dict[str, str]]:
