@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from airflow_like import LikeAirflow
-from clinic import SITE, Clinic, eventually, failing
+from clinic import BUCKET, SITE, Clinic, eventually, failing
 from faulty import BUS_CALLS, SCHEDULER_CALLS, STORE_CALLS, Faulty, Fuse, killed_at
 
 from wardround.runtime.bus.memory import MemoryBus
 from wardround.runtime.store.port import StoreUnavailableError
 from wardround.site_agent import duty
 from wardround_messages.events import SiteSeen, TaskAnswered, TaskStarted
-from wardround_messages.names import Task
+from wardround_messages.names import AnswerKey, Task
 from wardround_messages.objects import Answer
 
 
@@ -174,6 +174,26 @@ async def test_a_training_that_a_restarted_agent_may_not_look_at_is_stopped_befo
     assert (answer.outcome, answer.failure.code) == ("failed", "airflow_login")
     assert len(airflow.cancelled) == 1
     assert clinic.training.trained == []
+
+
+async def test_a_training_that_goes_on_when_its_task_is_answered_is_stopped_before_the_next_begins(
+    clinic: Clinic, airflow: LikeAirflow
+) -> None:
+    """A second agent of the clinic, started by mistake, has answered."""
+    airflow.go_on.clear()
+    async with clinic.running():
+        await clinic.enrol()
+        await clinic.hub.send(clinic.start())
+        await airflow.at_work()
+    key = str(AnswerKey(1, Task.TRAIN, SITE, 1))
+    await clinic.store.create(BUCKET, key, b"written by a twin of this site")
+    async with clinic.running():
+        airflow.go_on.set()
+        await clinic.hub.send(clinic.start(round=2))
+        assert (await clinic.answer(clinic.start(round=2))).outcome == "done"
+    assert len(airflow.cancelled) == 1
+    assert airflow.most == 1
+    assert len(clinic.training.trained) == 1
 
 
 async def test_a_task_that_the_scheduler_refuses_at_once_is_answered_at_once(

@@ -102,6 +102,7 @@ class Work:
         if hand.after:
             await asyncio.wait(hand.after)
         if await self._submission.is_answered(hand.start):
+            await stop_run(self._site, hand.start.task_id)  # by a second agent of this clinic: what began here goes on
             await self._submission.close(hand, "answered")
             return
         update: CheckedFile | None = None
