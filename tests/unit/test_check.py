@@ -303,7 +303,7 @@ async def test_the_hub_is_asked_why_a_clinic_is_silent_and_need_not_know(shown: 
 
 
 def shown(capsys: pytest.CaptureFixture[str], outcome: Checked, **options: Any) -> str:
-    cli._show(outcome, cli.Path("glioma.toml"), as_json=False, **options)
+    cli._show(outcome, cli.Path("glioma.toml"), None, as_json=False, **options)
     return capsys.readouterr().out
 
 
@@ -351,7 +351,7 @@ def test_refusals_that_spoil_the_quorum_end_with_their_own_code(capsys: pytest.C
     assert end.value.code == Exit.REFUSED
     assert "learning_rate: -1 is less than 0" in capsys.readouterr().out
     with pytest.raises(typer.Exit) as left:
-        cli._show(refused, cli.Path("x"), as_json=True)
+        cli._show(refused, cli.Path("x"), None, as_json=True)
     assert left.value.exit_code == Exit.REFUSED
     told = json.loads(capsys.readouterr().out)
     assert (told["outcome"], told["ready"], told["sites"][0]["who"]) == ("refused", 0, "researcher")
