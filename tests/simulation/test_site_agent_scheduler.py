@@ -118,15 +118,20 @@ async def test_a_scheduler_that_goes_away_while_it_trains_is_found_again_with_th
 # --- the agent dies, the run does not --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ends_meanwhile", [True, False])
-async def test_a_training_outlives_the_agent_and_is_answered_by_the_next(
-    clinic: Clinic, airflow: LikeAirflow, ends_meanwhile: bool
-) -> None:
+async def dies_while_it_trains(clinic: Clinic, airflow: LikeAirflow) -> None:
+    """What it began goes on, and ends when `go_on` is set."""
     airflow.go_on.clear()
     async with clinic.running():
         await clinic.enrol()
         await clinic.hub.send(clinic.start())
         await airflow.at_work()
+
+
+@pytest.mark.parametrize("ends_meanwhile", [True, False])
+async def test_a_training_outlives_the_agent_and_is_answered_by_the_next(
+    clinic: Clinic, airflow: LikeAirflow, ends_meanwhile: bool
+) -> None:
+    await dies_while_it_trains(clinic, airflow)
     if ends_meanwhile:
         airflow.go_on.set()
         await airflow.idle()
@@ -140,12 +145,8 @@ async def test_a_training_outlives_the_agent_and_is_answered_by_the_next(
 async def test_a_training_that_crashed_while_the_agent_was_dead_is_tried_once_more(
     clinic: Clinic, airflow: LikeAirflow
 ) -> None:
-    airflow.go_on.clear()
     airflow.crashes = 1
-    async with clinic.running():
-        await clinic.enrol()
-        await clinic.hub.send(clinic.start())
-        await airflow.at_work()
+    await dies_while_it_trains(clinic, airflow)
     airflow.go_on.set()
     await airflow.idle()
     async with clinic.running():
@@ -156,11 +157,7 @@ async def test_a_training_that_crashed_while_the_agent_was_dead_is_tried_once_mo
 async def test_a_training_that_a_restarted_agent_may_not_look_at_is_stopped_before_it_is_answered(
     clinic: Clinic, airflow: LikeAirflow
 ) -> None:
-    airflow.go_on.clear()
-    async with clinic.running():
-        await clinic.enrol()
-        await clinic.hub.send(clinic.start())
-        await airflow.at_work()
+    await dies_while_it_trains(clinic, airflow)
     airflow.forbids = True
     async with clinic.running() as agent:
 
@@ -180,11 +177,7 @@ async def test_a_training_that_goes_on_when_its_task_is_answered_is_stopped_befo
     clinic: Clinic, airflow: LikeAirflow
 ) -> None:
     """A second agent of the clinic, started by mistake, has answered."""
-    airflow.go_on.clear()
-    async with clinic.running():
-        await clinic.enrol()
-        await clinic.hub.send(clinic.start())
-        await airflow.at_work()
+    await dies_while_it_trains(clinic, airflow)
     key = str(AnswerKey(1, Task.TRAIN, SITE, 1))
     await clinic.store.create(BUCKET, key, b"written by a twin of this site")
     async with clinic.running():
@@ -300,11 +293,7 @@ async def test_a_scheduler_that_is_wiped_again_and_again_is_given_up(clinic: Cli
 async def test_a_scheduler_that_was_wiped_while_the_agent_was_dead_trains_once_again(
     clinic: Clinic, airflow: LikeAirflow
 ) -> None:
-    airflow.go_on.clear()
-    async with clinic.running():
-        await clinic.enrol()
-        await clinic.hub.send(clinic.start())
-        await airflow.at_work()
+    await dies_while_it_trains(clinic, airflow)
     await airflow.wiped()
     airflow.go_on.set()
     async with clinic.running():

@@ -14,12 +14,7 @@ from wardround.runtime.encryption import UnencryptedError, refuse_unencrypted
 from wardround.runtime.secrets import SecretUnreadableError
 from wardround.runtime.toml_file import SettingsError
 
-
-@pytest.fixture(autouse=True)
-def hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file = tmp_path / "config" / "hubs.toml"
-    monkeypatch.setenv("WARDROUND_HUBS", str(file))
-    return file
+pytestmark = pytest.mark.usefixtures("hubs")
 
 
 @pytest.fixture

@@ -15,15 +15,10 @@ from wardround.client.hubs import default_profile, profile_names, write_profile
 from wardround.stack import control, stages
 from wardround.stack.folder import Plan, StackState, supervised, write_plan, write_state
 
+pytestmark = pytest.mark.usefixtures("hubs")
+
 Ran = tuple[int, str, str]
 Run = Callable[..., Ran]
-
-
-@pytest.fixture(autouse=True)
-def hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file = tmp_path / "config" / "hubs.toml"
-    monkeypatch.setenv("WARDROUND_HUBS", str(file))
-    return file
 
 
 @pytest.fixture
