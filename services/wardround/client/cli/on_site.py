@@ -34,19 +34,20 @@ def site_settings(given: Path | None) -> tuple[SiteSettings, Path]:
     Raises:
         CommandError: they cannot be used.
     """
-    path = given or Path()
-    file = path / SITE_FILE if path.is_dir() else path
+    file = site_file(given)
     if not file.exists():
-        raise CommandError(no_site_at(path))
+        place = (given or Path()).absolute()
+        raise CommandError(f"there is no {SITE_FILE} at {place}: run this in a clinic's folder, or name it with --site")
     try:
         return load_settings(file, SiteSettings, service=SERVICE, environ=os.environ), file.parent
     except SettingsError as error:
         raise CommandError(str(error)) from None
 
 
-def no_site_at(path: Path) -> str:
-    """What to say where there are no settings of a clinic."""
-    return f"there is no {SITE_FILE} at {path.absolute()}: run this in a clinic's folder, or name it with --site"
+def site_file(given: Path | None) -> Path:
+    """Where the settings of the clinic should lie that a person named by its folder, or by the file, or not at all."""
+    path = given or Path()
+    return path / SITE_FILE if path.is_dir() else path
 
 
 def who(by: str | None) -> str:

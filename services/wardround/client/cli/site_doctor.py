@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wardround.client.cli.doctor import end, examined
 from wardround.client.cli.errors import Exit
 from wardround.client.cli.on_hub import AsJson, InsecureLab
-from wardround.client.cli.on_site import SITE_FILE, OnSite
+from wardround.client.cli.on_site import SITE_FILE, OnSite, site_file
 from wardround.runtime.encryption import UnencryptedError, refuse_unencrypted
 from wardround.runtime.http_settings import ExposedError, refuse_exposed
 from wardround.runtime.toml_file import SettingsError
@@ -37,8 +37,8 @@ def doctor(
     try:
         settings = _settings(path, insecure_lab=insecure_lab)
     except (SettingsError, UnencryptedError, ExposedError) as error:
-        there = (path / SITE_FILE if path.is_dir() else path).exists()
-        told = (str(error), "mend it, then run this again") if there else (f"there is none at {path}", ELSEWHERE)
+        known = (str(error), "mend it, then run this again")
+        told = known if site_file(site).exists() else (f"there is none at {path}", ELSEWHERE)
         findings = (Finding(SITE_FILE, "wrong", *told), Finding("everything else", "skipped", f"needs: {SITE_FILE}"))
         end(findings, as_json=as_json, badly=lambda _: Exit.BAD_INPUT)
         return
